@@ -1,0 +1,438 @@
+"""The command line: parse, call, print. Data on stdout, progress and counts on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from felga import __version__
+from felga.errors import BadIndexError, BadInputError, FelgaError, NotFoundError, PartialFailure
+
+if TYPE_CHECKING:
+    from felga.corpus.items import Corpus
+    from felga.indexing import Report
+    from felga.types import Box, ImageHit, TextHit
+
+EPILOG = (
+    "Exit codes: 0 done; 1 done, but --strict and something was quarantined; 2 bad option or input; 3 not "
+    "there; 4 index damaged or made otherwise; 5 package, weights or device missing; 6 index is being "
+    "written; 7 a training diverged."
+)
+app = typer.Typer(
+    help="Find parts of pictures by words, and sentences by parts of pictures.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Index = Annotated[Path | None, typer.Option(help="Folder of the index. [default: the one built last]")]
+TopK = Annotated[int, typer.Option("--top", "-k", help="How many hits.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network, also not a model hub.")]
+Root = Annotated[Path | None, typer.Option(help="Where the pictures are now, if they were moved.")]
+Form = Annotated[Literal["table", "json", "jsonl", "csv"], typer.Option("--format", help="On stdout.")]
+InfoForm = Annotated[Literal["table", "json"], typer.Option("--format", help="On stdout.")]
+BoxText = Annotated[
+    str | None, typer.Option("--box", help="x1,y1,x2,y2 in pixels: that part of the picture.")
+]
+SaveViz = Annotated[Path | None, typer.Option(help="Also draw the hits into this picture file.")]
+
+
+def main() -> None:
+    """Entry point: an expected failure is one line and an exit code, a bug keeps its traceback."""
+    try:
+        app()
+    except FelgaError as error:
+        print(f"felga: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: felga index photos/ --out indexes/photos")
+def index(
+    corpus: Annotated[
+        Path | None, typer.Argument(help="Folder of pictures; captions in NAME.txt or metadata.jsonl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the index. [default: indexes/NAME]")] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO captions json, in place of a folder.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The COCO pictures.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only these COCO image ids, one a line.")] = None,
+    texts: Annotated[
+        Literal["joined", "each"], typer.Option(help="The captions of a picture are one text, or one each.")
+    ] = "joined",
+    encoder: Annotated[
+        str, typer.Option(help="conse, clip:ARCH/PRETRAINED, ...: see felga doctor.")
+    ] = "conse",
+    regions: Annotated[str, typer.Option(help="Region proposer.")] = "graphseg+edgeboxes",
+    keywords: Annotated[str, typer.Option(help="Keyword proposer.")] = "keybert",
+    top_regions: Annotated[int, typer.Option(help="Regions of a picture, at most.")] = 10,
+    top_keywords: Annotated[int, typer.Option(help="Keywords of a text, at most.")] = 10,
+    whole: Annotated[bool, typer.Option(help="The whole picture is one region more.")] = True,
+    pooling: Annotated[
+        Literal["roi", "crop"] | None, typer.Option(help="One pass a picture, or one a region.")
+    ] = None,
+    fenet: Annotated[Path | None, typer.Option(help="FENet checkpoint to put on the index.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(help="Crops or texts in a forward pass.")] = 32,
+    commit_every: Annotated[int, typer.Option(help="Owners between commits: what a kill can cost.")] = 64,
+    max_megapixels: Annotated[float, typer.Option(help="Larger pictures are quarantined.")] = 178.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Bring an index in line with a corpus: new, changed, renamed and removed pictures and texts.
+
+    What is unchanged is not encoded again. A run that was stopped goes on where it was. What cannot be
+    read is listed with its reason in errors.jsonl, and counted.
+    """
+    _prepare(offline)
+    from felga.indexing import Options
+    from felga.indexing import index as run
+
+    source, name = _corpus(corpus, coco, images, ids, texts)
+    target = out or Path("indexes", name)
+    options = Options(
+        encoder, regions, keywords, top_regions, top_keywords, whole, device, batch_size, pooling,
+        commit_every, max_megapixels,
+    )  # fmt: skip
+    with _progress() as progress:
+        report = run(source, target, options, fenet=fenet, progress=progress)
+    _remember(target)
+    _tell(report)
+    quarantined = report.pictures.quarantined + report.texts.quarantined
+    if strict and quarantined:
+        raise PartialFailure(f"{quarantined} items were quarantined: see {target / 'errors.jsonl'}")
+
+
+@app.command(epilog='Example: felga search "boat" -k 5 --save-viz boats.png')
+def search(
+    query: Annotated[list[str] | None, typer.Argument(help="Words or phrases, each a query.")] = None,
+    index: Index = None,
+    top: TopK = 10,
+    queries: Annotated[Path | None, typer.Option(help="File of queries, one a line.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture as the query.")] = None,
+    box: BoxText = None,
+    regions: Annotated[int, typer.Option(help="Boxes for each hit.")] = 1,
+    whole: Annotated[bool, typer.Option(help="The whole picture counts as a region.")] = True,
+    form: Form = "table",
+    save_viz: SaveViz = None,
+    root: Root = None,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Object discovery: the pictures whose best region fits a query best, with the box."""
+    _prepare(offline)
+    asked = [*(query or []), *(_lines(queries) if queries else [])]
+    if bool(asked) == bool(image):
+        raise BadInputError(
+            "name what to search: words, --queries FILE or --image PICTURE, words or a picture"
+        )
+    if box and not image:
+        raise BadInputError("--box is a part of --image: name the picture")
+    engine, folder = _engine(index, device, root)
+    if image:
+        asked = [f"{image}[{box}]" if box else str(image)]
+        found = [engine.search_picture(image, _box(box), top, regions=regions, whole=whole)]
+    else:
+        found = engine.search_all(asked, top, regions=regions, whole=whole)
+    _answer(asked, found, folder, form, many=len(asked) > 1 or queries is not None)
+    if save_viz:
+        from felga import viz
+
+        for i, (words, hits) in enumerate(zip(asked, found, strict=True)):
+            path = save_viz if len(asked) == 1 else save_viz.with_stem(f"{save_viz.stem}-{i + 1}")
+            viz.save(viz.image_sheet(words, hits), path)
+            _say(f"drawn into {path}")
+
+
+@app.command(epilog="Example: felga assign photo.jpg --box 10,20,200,180 -k 3")
+def assign(
+    picture: Annotated[Path, typer.Argument(help="A crop, or the picture that --box is a part of.")],
+    box: BoxText = None,
+    index: Index = None,
+    top: TopK = 10,
+    form: Form = "table",
+    save_viz: SaveViz = None,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Description assignment: the texts whose best keyword fits a crop or a box best."""
+    _prepare(offline)
+    engine, folder = _engine(index, device, None)
+    hits = engine.assign(picture, _box(box), top)
+    _answer([f"{picture}[{box}]" if box else str(picture)], [hits], folder, form, many=False)
+    if save_viz:
+        from felga import viz
+
+        viz.save(viz.text_sheet(picture, _box(box), hits), save_viz)
+        _say(f"drawn into {save_viz}")
+
+
+@app.command(epilog="Example: felga info --index indexes/photos --format json")
+def info(index: Index = None, form: InfoForm = "table") -> None:
+    """What an index holds and what made it."""
+    from felga.manifest import read_manifest
+
+    folder = index or _last()
+    manifest = read_manifest(folder)
+    if form == "json":
+        print(json.dumps(asdict(manifest), ensure_ascii=False, indent=1))
+        return
+    size = sum(entry["size"] for entry in manifest.files.values())
+    made = manifest.contract
+    rows = [
+        ("index", str(folder)),
+        ("corpus", f"{manifest.corpus['kind']} {manifest.corpus['root']}"),
+        ("pictures", f"{manifest.images.owners:,}, {manifest.images.fragments:,} regions"),
+        ("texts", f"{manifest.texts.owners:,}, {manifest.texts.fragments:,} keywords"),
+        ("quarantined", f"{manifest.errors['pictures']} pictures, {manifest.errors['texts']} texts"),
+        ("encoder", f"{made['encoder']['name']}, {made['encoder']['dim']} dimensions"),
+        (
+            "regions",
+            f"{made['regions']['name']}, top {made['regions']['top']}, whole {made['regions']['whole']}",
+        ),
+        ("keywords", f"{made['keywords']['name']}, top {made['keywords']['top']}"),
+        (
+            "fenet",
+            f"{manifest.fenet['sha256'][:12]}, {manifest.dim} dimensions" if manifest.fenet else "none",
+        ),
+        ("size", f"{size / 1e6:,.1f} MB in {len(manifest.files)} files"),
+        ("written by", f"felga {manifest.felga}, format {manifest.format_version}"),
+    ]
+    for name, value in rows:
+        print(f"{name:12} {value}")
+
+
+@app.command(epilog="Example: felga verify --index indexes/photos")
+def verify(index: Index = None) -> None:
+    """Check every file and every row of an index against its manifest."""
+    from felga.verification import verify as check
+
+    folder = index or _last()
+    manifest, found = check(folder)
+    for line in found:
+        print(line)
+    if found:
+        raise BadIndexError(f"{folder} is damaged: remove it and run `felga index` again")
+    print(
+        f"{folder} is sound: {len(manifest.files)} files, {manifest.images.fragments} regions of "
+        f"{manifest.images.owners} pictures, {manifest.texts.fragments} keywords of "
+        f"{manifest.texts.owners} texts"
+    )
+
+
+@app.command(epilog="Example: felga doctor --format json")
+def doctor(form: InfoForm = "table", device: Device = "auto") -> None:
+    """What is installed, which encoders and proposers load, what the others lack, and which device."""
+    from felga.doctor import examine
+
+    found = examine(device)
+    if form == "json":
+        print(json.dumps(found, indent=1))
+        return
+    print(f"felga {found['felga']}, Python {found['python']}, device {found['device']}")
+    for name, version in found["packages"].items():
+        print(f"  {name:32} {version or 'not installed'}")
+    for kind in ("encoders", "regions", "keywords"):
+        print(f"{kind}:")
+        for entry in found[kind]:
+            print(f"  {entry['name']:20} {entry['state']:12} {entry['about']}")
+            if entry["lacks"]:
+                print(f"  {'':20} {entry['lacks']}")
+
+
+@app.command(epilog="Example: felga demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the corpus, the index and the sheets.")] = Path(
+        "felga-demo"
+    ),
+    device: Device = "auto",
+) -> None:
+    """The main job on photographs that come inside scikit-image: index, three searches, one assignment."""
+    _prepare(offline=True)
+    from felga import viz
+    from felga.corpus.demo import write_demo
+    from felga.corpus.folder import FolderCorpus
+    from felga.engine import Engine
+    from felga.indexing import Options
+    from felga.indexing import index as run
+
+    made = write_demo(out / "corpus")
+    folder = out / "index"
+    with _progress() as progress:
+        report = run(FolderCorpus(made.folder), folder, Options(device=device), progress=progress)
+    _remember(folder)
+    _tell(report)
+    engine = Engine.open(folder, device=device)
+    words = [query for query, _ in made.searches]
+    found = engine.search_all(words, 5)
+    _answer(words, found, folder, "table", many=True)
+    for query, hits in zip(words, found, strict=True):
+        viz.save(
+            viz.image_sheet(query, hits), path := out / "sheets" / f"search-{query.replace(' ', '-')}.png"
+        )
+        _say(f"drawn into {path}")
+    picture, box = made.folder / made.assignment.image_id, made.assignment.box
+    texts = engine.assign(picture, box, 3)
+    _answer([f"{picture}[{','.join(f'{x:g}' for x in box)}]"], [texts], folder, "table", many=False)
+    viz.save(viz.text_sheet(picture, box, texts), path := out / "sheets" / "assign.png")
+    _say(f"drawn into {path}")
+
+
+def _prepare(offline: bool) -> None:
+    if offline:  # the hub's libraries read these when they are imported
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+
+def _corpus(
+    folder: Path | None,
+    coco: Path | None,
+    images: Path | None,
+    ids: Path | None,
+    texts: Literal["joined", "each"],
+) -> tuple[Corpus, str]:
+    """The corpus that was named, and a name for its index."""
+    if (folder is None) == (coco is None):
+        raise BadInputError("name a folder of pictures, or a COCO captions json by --coco, one of the two")
+    if coco is not None:
+        from felga.corpus.coco import CocoCorpus
+
+        return CocoCorpus(coco, images, ids=ids, texts=texts), coco.stem
+    if images is not None or ids is not None:
+        raise BadInputError("--images and --ids go with --coco")
+    from felga.corpus.folder import FolderCorpus
+
+    assert folder is not None
+    return FolderCorpus(folder, texts=texts), folder.resolve().name or "root"
+
+
+def _engine(index: Path | None, device: str, root: Path | None) -> tuple[Any, Path]:
+    from felga.engine import Engine
+
+    folder = index or _last()
+    return Engine.open(folder, device=device, root=root), folder
+
+
+def _box(text: str | None) -> Box | None:
+    if text is None:
+        return None
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInputError(
+            f"--box {text} is not a box: wanted x1,y1,x2,y2 in pixels, e.g. 10,20,200,180"
+        ) from error
+    return x1, y1, x2, y2
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is not there: name a file of queries, one a line") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadInputError(
+            f"{path} is not readable as UTF-8 text ({error}): wanted queries, one a line"
+        ) from error
+    if not any(lines):
+        raise BadInputError(f"{path} holds no query: wanted one a line")
+    return [line for line in lines if line]
+
+
+def _answer(
+    asked: list[str],
+    found: list[list[ImageHit]] | list[list[TextHit]],
+    folder: Path,
+    form: Literal["table", "json", "jsonl", "csv"],
+    *,
+    many: bool,
+) -> None:
+    from felga.render import Answer, render
+
+    answers = [Answer(query, str(folder), found[i]) for i, query in enumerate(asked)]
+    sys.stdout.write(render(answers, form, many=many))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _tell(report: Report) -> None:
+    for name, counts in (("pictures", report.pictures), ("texts", report.texts)):
+        listed = ", ".join(f"{value} {what}" for what, value in asdict(counts).items())
+        _say(f"{name}: {listed}")
+    _say(f"{report.folder} is ready ({report.seconds['total']:.1f} s)")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with rates and time left on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bars = Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, Any] = {}
+    with bars:
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:  # what was done before is no part of the rate
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
+            speed = bars.tasks[tasks[stage]].speed
+            bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield show
+
+
+def _state_file() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base, "felga", "last-index")
+
+
+def _remember(folder: Path) -> None:
+    """Note which index was built last, for commands without --index."""
+    path = _state_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.fsencode(folder.resolve()))
+    except OSError as error:  # a home that cannot be written must not cost an index that is done
+        _say(f"felga: not noted as the index built last ({error}); name it by --index")
+
+
+def _last() -> Path:
+    try:
+        return Path(os.fsdecode(_state_file().read_bytes()))
+    except OSError as error:
+        raise NotFoundError(
+            "no index was built yet: run `felga index CORPUS`, or name one by --index"
+        ) from error
+
+
+if __name__ == "__main__":
+    main()
