@@ -1,8 +1,9 @@
 """CLIP encoders through open_clip: a hub tag, a local folder or a checkpoint file, frozen.
 
 ``clip:ARCH/TAG`` (weights from the hub or its cache), ``clip:ARCH/FILE``, ``clip:local-dir:FOLDER`` (as
-open_clip saves it: ``open_clip_config.json`` beside the weights) and ``clip:hf-hub:OWNER/NAME``. Preprocessing
-and tokenizer are those of the model's own configuration. Radford et al. 2021; Ilharco et al., OpenCLIP, 2021.
+open_clip saves it: ``open_clip_config.json`` beside the weights) and ``clip:hf-hub:OWNER/NAME``.
+Preprocessing and tokenizer are those of the model's own configuration. Radford et al. 2021; Ilharco et al.,
+OpenCLIP, 2021.
 """
 
 from __future__ import annotations
