@@ -183,7 +183,7 @@ def test_another_vision_tower_is_told_when_it_is_used(tmp_path):
     (folder / "open_clip_config.json").write_text(json.dumps(saved))
     own = clip(f"local-dir:{folder}", device="cpu")
     own.encode_texts(["bus"])
-    with pytest.raises(BadInputError, match="is no checkpoint of local-dir.*'visual"):
+    with pytest.raises(BadInputError, match=r"is no checkpoint of local-dir.*'visual"):
         own.encode_regions([picture(8, 8, 1)], [boxes((0, 0, 8, 8))])
 
 
