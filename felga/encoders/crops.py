@@ -110,15 +110,17 @@ def encode_crops(
     dtype: torch.dtype,
     dim: int,
     forward: Callable[[torch.Tensor], torch.Tensor],
+    rows: int = 1,
 ) -> list[Vectors]:
     """Encode the crops of many pictures in shared batches.
 
     Args:
         boxes: ``boxes[i]`` (n_i, 4) of ``pictures[i]``, pixels of the upright original.
-        forward: (b, 3, h, w) of ``dtype`` on ``device`` -> (b, dim), of any length.
+        forward: (b, 3, h, w) of ``dtype`` on ``device`` -> (b * rows, dim), of any length.
+        rows: vectors of one crop.
 
     Returns:
-        For each picture (n_i, dim) float32, each row of length 1, in the order of its boxes.
+        For each picture (n_i * rows, dim) float32, each row of length 1, in the order of its boxes.
 
     Raises:
         BadInputError: not as many lists of boxes as pictures, or a box that is not finite.
@@ -137,7 +139,7 @@ def encode_crops(
                 stacked = stacked.pin_memory().to(device, non_blocking=True)
             vectors = forward(preprocessing.normalise(stacked, dtype)).float()  # (b, dim)
             outputs.append(torch.nn.functional.normalize(vectors, dim=-1))
-    return split(outputs, [len(np.reshape(own, (-1, 4))) for own in boxes], dim)
+    return split(outputs, [rows * len(np.reshape(own, (-1, 4))) for own in boxes], dim)
 
 
 def encode_batches(

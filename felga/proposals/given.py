@@ -9,7 +9,7 @@ Three forms are known by their shape:
 * felga's own: ``{image_id: [{"box": [x1, y1, x2, y2], "score", "label"}]}``; a bare ``[x1, y1, x2, y2]``
   will do.
 
-Boxes are pixels of the upright original. ``image_id`` is compared as text. A COCO file that tells ``file_name``
+Boxes are pixels of the upright original. ``image_id`` is compared as text. A COCO file with ``file_name``
 is also asked by that name, with or without its folder and suffix.
 """
 

@@ -7,6 +7,7 @@ from a file.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import socket
@@ -109,6 +110,67 @@ def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
         except (HfHubHTTPError, OSError) as error:
             raise MissingError(f"{wanted} cannot be had from the hub: {first_line(error)}") from error
     raise MissingError(f"{wanted} is not on the hub: {repository} holds none of {', '.join(names)}")
+
+
+def model_folder(source: str, wanted: str) -> Path:
+    """A folder of transformers' form: ``source`` itself, or the hub repository of that name, its cache first.
+
+    Raises:
+        NotFoundError: a folder that is not there.
+        MissingError: the hub has no such model, or cannot be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise NotFoundError(
+            f"there is no folder {source!r} for {wanted}, and it names no OWNER/NAME of the hub"
+        )
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        cached = Path(snapshot_download(source, local_files_only=True))
+        weight_files(cached)
+    except HFValidationError as error:
+        raise BadInputError(f"{source!r} is no name of a hub repository") from error
+    except (OSError, NotFoundError):  # not in the cache, or without its weights
+        require_network(constants.ENDPOINT, f"the model of {wanted}")
+    else:
+        return cached
+    try:
+        files = HfApi().list_repo_files(source)
+        weights = "*.safetensors*" if any(".safetensors" in file for file in files) else "*.bin*"
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", weights]))
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingError(
+            f"the model of {wanted} cannot be had from the hub: {first_line(error)}"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder of transformers' form: one, or the shards that its index names.
+
+    Raises:
+        NotFoundError: it has none, or lacks a shard. BadInputError: the index is no json.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise BadInputError(f"{str(index)!r} names no weight files") from error
+            return [existing(folder / shard) for shard in shards]
+    raise NotFoundError(f"{str(folder)!r} holds no weights: neither model.safetensors nor pytorch_model.bin")
+
+
+def sha256_of_folder(folder: Path) -> str:
+    """The hash of a folder's weights: of its one file, or of its shards' hashes, one a line."""
+    hashes = [sha256_of(path) for path in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def first_line(error: BaseException) -> str:
