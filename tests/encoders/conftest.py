@@ -1,0 +1,17 @@
+"""Two cores are shared: one thread for torch. No hub in any test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.register_assert_rewrite(f"{__package__}.contract")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

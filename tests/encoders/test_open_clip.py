@@ -1,0 +1,205 @@
+"""clip: against open_clip itself, and each way to fail as one sentence."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from felga.encoders.open_clip import Clip, clip
+from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.registry import make_encoder
+
+from .contract import boxes, picture
+from .tiny import TINY_RESNET, tiny_clip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def tiny_architecture(folder, tmp_path_factory):
+    """The tiny model as an architecture that open_clip knows by name, as ViT-B-32 is."""
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    path = tmp_path_factory.mktemp("configs") / "tiny-felga.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+    return "tiny-felga"
+
+
+@pytest.mark.parametrize("vision", [None, TINY_RESNET])
+@pytest.mark.parametrize(
+    "preprocess",
+    [{}, {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}],
+)
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_equals_open_clip(tmp_path, vision, preprocess, safetensors):
+    folder = tiny_clip(tmp_path, 5, vision, preprocess, safetensors)
+    own = make_encoder(f"clip:local-dir:{folder}", device="cpu")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    model.eval()
+    whole = picture(60, 50, 1)
+    with torch.no_grad():
+        wanted = model.encode_image(transform(Image.fromarray(whole.pixels))[None], normalize=True).numpy()
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red bus", "dog"])
+        texts = model.encode_text(tokens, normalize=True).numpy()
+    np.testing.assert_allclose(own.encode_regions([whole], [boxes(whole.whole)])[0], wanted, atol=5e-3)
+    np.testing.assert_allclose(own.encode_texts(["a red bus", "dog"]), texts, atol=1e-6)
+
+
+def test_a_file_and_a_folder_are_the_same(folder, tiny_architecture, monkeypatch):
+    file = folder / "open_clip_model.safetensors"
+    names = [f"{tiny_architecture}/{file}", f"{tiny_architecture}/{str(file)[1:]}", f"local-dir:{folder}"]
+    vectors = [clip(n, device="cpu").encode_texts(["bus"]) for n in names]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    monkeypatch.chdir(folder)
+    near = clip(f"{tiny_architecture}/open_clip_model.safetensors", device="cpu")
+    np.testing.assert_array_equal(near.encode_texts(["bus"]), vectors[0])
+    assert near.identity()["weights"] == clip(names[0], device="cpu").identity()["weights"]
+
+
+def test_a_search_by_a_word_loads_the_text_tower_alone(folder):
+    own = clip(f"local-dir:{folder}", device="cpu")
+    assert own._towers == {}
+    own.encode_texts(["bus"])
+    assert set(own._towers) == {"text"}
+    assert not hasattr(own._towers["text"], "visual")
+    full = sum(p.numel() for p in open_clip.CLIP(**own._config).parameters())
+    assert sum(p.numel() for p in own._towers["text"].parameters()) < full - 10_000
+
+
+def test_towers_are_frozen(folder):
+    own = clip(f"local-dir:{folder}", device="cpu")
+    own.encode_texts(["bus"])
+    tower = own._towers["text"]
+    assert not tower.training
+    assert not any(p.requires_grad for p in tower.parameters())
+
+
+@pytest.mark.parametrize("vision", [None, TINY_RESNET])
+def test_half_precision_is_close(tmp_path, vision):
+    """What runs on a GPU, with the CPU's own half-precision kernels."""
+    folder = tiny_clip(tmp_path, 2, vision)
+    full, half = (Clip(f"local-dir:{folder}", device=torch.device("cpu"), batch_size=4) for _ in range(2))
+    half.dtype = torch.float16
+    whole = picture(60, 50, 1)
+    own = boxes(whole.whole, (5, 5, 40, 40))
+    a, b = (e.encode_regions([whole], [own])[0] for e in (full, half))
+    assert half._towers["visual"].visual.conv1.weight.dtype == torch.float16
+    assert b.dtype == np.float32
+    assert (a * b).sum(1).min() > 0.999
+    assert (full.encode_texts(["a bus"]) * half.encode_texts(["a bus"])).sum() > 0.999
+
+
+def test_a_built_in_quickgelu_tag_turns_it_on():
+    own = Clip("ViT-B-32/openai", device=torch.device("cpu"), batch_size=1)
+    assert own._config["quick_gelu"]
+    assert own.dim == 512
+    assert own.preprocessing.size == (224, 224)
+
+
+def test_a_tag_brings_its_preprocessing():
+    own = Clip("ViT-B-16-SigLIP/webli", device=torch.device("cpu"), batch_size=1)
+    assert own.preprocessing.resize == "squash"
+    assert own.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_the_slash_of_the_paper_is_understood():
+    own = Clip("ViT-B/32/laion2b_s34b_b79k", device=torch.device("cpu"), batch_size=1)
+    assert own._architecture == "ViT-B-32"
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        ("ViT-B-23/openai", BadInputError, "did you mean 'ViT-B-32'"),
+        ("vit-b-32/openai", BadInputError, "did you mean 'ViT-B-32'"),
+        ("ViT-B-32/laion2b_s34b_b79j", BadInputError, "did you mean 'laion2b_s34b_b79k'"),
+        ("ViT-B-32", BadInputError, "neither weights of ViT-B-32 nor a file"),
+        ("ViT-B-32-quickgelu/laion400m_e33", BadInputError, "laion400m_e32"),
+        ("ViT-B-32/none.pt", NotFoundError, "none.pt"),
+        ("ViT-B-32//none/none.safetensors", NotFoundError, "none.safetensors"),
+        ("local-dir:/none/none", NotFoundError, "no folder"),
+        ("", BadInputError, "no architecture"),
+    ],
+)
+def test_a_wrong_name_is_told_at_once(weights, error, words):
+    with pytest.raises(error, match=words) as told:
+        clip(weights, device="cpu")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("weights", ["ViT-B-32/laion2b_s34b_b79k", "RN50/yfcc15m", "hf-hub:nobody/nothing"])
+def test_offline_without_a_cache(weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(MissingError, match="felga is offline"):
+        clip(weights, device="cpu").encode_texts(["bus"])
+
+
+def test_an_empty_folder(folder, tmp_path):
+    with pytest.raises(NotFoundError, match="open_clip_config"):
+        clip(f"local-dir:{tmp_path}", device="cpu")
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(NotFoundError, match="no weights"):
+        clip(f"local-dir:{tmp_path}", device="cpu")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_cfg": {"embed_dim": 3}}'])
+def test_a_bad_configuration(tmp_path, text):
+    (tmp_path / "open_clip_config.json").write_text(text)
+    with pytest.raises(BadInputError, match="open_clip_config"):
+        clip(f"local-dir:{tmp_path}", device="cpu")
+
+
+@pytest.mark.parametrize("safetensors", [True, False])
+@pytest.mark.parametrize("kept", [0, 10, 5000])
+def test_a_truncated_checkpoint(tmp_path, safetensors, kept):
+    folder = tiny_clip(tmp_path, safetensors=safetensors)
+    (file,) = [f for f in folder.iterdir() if f.suffix != ".json"]
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(BadInputError, match="truncated") as told:
+        clip(f"local-dir:{folder}", device="cpu").encode_texts(["bus"])
+    assert "\n" not in str(told.value)
+
+
+def test_another_architecture(folder):
+    own = clip(f"ViT-B-32/{folder}/open_clip_model.safetensors", device="cpu")
+    with pytest.raises(BadInputError, match="is no checkpoint of ViT-B-32: 'positional_embedding' is"):
+        own.encode_texts(["bus"])
+
+
+def test_another_vision_tower_is_told_when_it_is_used(tmp_path):
+    folder = tiny_clip(tmp_path)
+    saved = json.loads((folder / "open_clip_config.json").read_text())
+    saved["model_cfg"]["vision_cfg"]["patch_size"] = 8
+    (folder / "open_clip_config.json").write_text(json.dumps(saved))
+    own = clip(f"local-dir:{folder}", device="cpu")
+    own.encode_texts(["bus"])
+    with pytest.raises(BadInputError, match=r"is no checkpoint of local-dir.*'visual"):
+        own.encode_regions([picture(8, 8, 1)], [boxes((0, 0, 8, 8))])
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    folder = tiny_clip(tmp_path, safetensors=False)
+    torch.save({"state_dict": Trap()}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(BadInputError, match="never code"):
+        clip(f"local-dir:{folder}", device="cpu").encode_texts(["bus"])
+
+
+def test_roi_pooling_is_refused(folder):
+    with pytest.raises(BadInputError, match="pooling 'roi'"):
+        make_encoder(f"clip:local-dir:{folder}", device="cpu", pooling="roi")
+    with pytest.raises(BadInputError, match="batch of 0"):
+        make_encoder(f"clip:local-dir:{folder}", device="cpu", batch_size=0)
