@@ -7,8 +7,6 @@ without any picture: what BLIP's contrastive loss compares (Li et al. 2022, 3.2)
 
 from __future__ import annotations
 
-import logging
-import pickle
 import re
 import threading
 from collections.abc import Sequence
@@ -17,14 +15,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
 from transformers.models.blip.modeling_blip import BlipPreTrainedModel
 
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError
-from felga.proposals.torchvision import first_line, model_folder, pick_device, sha256_of_folder, weight_files
+from felga.proposals.torchvision import (
+    first_line,
+    load_pretrained,
+    model_folder,
+    pick_device,
+    sha256_of_folder,
+    weight_files,
+)
 from felga.types import Boxes, Picture, Vectors
 
 Tower = Literal["visual", "text"]
@@ -198,34 +202,10 @@ class Blip:
     def _tower(self, tower: Tower) -> nn.Module:
         with self._lock:
             if tower not in self._loaded:
-                self._loaded[tower] = load_tower(self.towers[tower], self.folder, self.dtype, self.device)
+                self._loaded[tower] = load_pretrained(
+                    self.towers[tower], self.folder, self.dtype, self.device
+                )
             return self._loaded[tower]
-
-
-def load_tower(kind: type[Any], folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A part of a model in a folder of transformers' form, frozen; every weight of it must be there.
-
-    Raises:
-        BadInputError: the weights are truncated, hold a pickle, lack a key or have another shape.
-    """
-    transformers_log = logging.getLogger("transformers.modeling_utils")
-    level = transformers_log.level
-    transformers_log.setLevel(logging.ERROR)  # it reports the other tower's keys at length
-    try:
-        model, info = kind.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, weights_only=True
-        )
-    except (RuntimeError, OSError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise BadInputError(
-            f"the weights in {str(folder)!r} are truncated or of another model: {first_line(error)}"
-        ) from error
-    finally:
-        transformers_log.setLevel(level)
-    for trouble in ("missing_keys", "mismatched_keys"):
-        if wrong := sorted(map(str, info[trouble])):
-            told = trouble.replace("_", " ")
-            raise BadInputError(f"the weights in {str(folder)!r} are of another model: {told} {wrong[0]}")
-    return cast(nn.Module, model.requires_grad_(False).to(device).eval())
 
 
 def plain_words(text: str) -> str:

@@ -271,7 +271,7 @@ class Clip:
             state,
             source=repr(str(self.checkpoint)),
             wanted=self._architecture,
-            may_lack=("logit_scale", "logit_bias"),
+            may_lack="logit_scale|logit_bias",
         )
         if separable and tower == "text":
             del model.visual

@@ -22,10 +22,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from felga.errors import BadInputError, NotFoundError
 from felga.types import Box, Picture, Region
 
 Form = Literal["coco", "results", "felga"]
+
+WHOLE = 0.99
+"""A detector's box that covers this part of a picture is the whole picture, which has a row of its own."""
 
 
 def boxes(argument: str, *, device: str = "auto") -> Given:
@@ -41,6 +47,35 @@ def boxes(argument: str, *, device: str = "auto") -> Given:
     if not argument:
         raise BadInputError("boxes wants a json file: boxes:FILE")
     return Given(Path(argument).expanduser())
+
+
+def as_regions(
+    picture: Picture,
+    boxes: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    top: int,
+    labels: Sequence[str | None] | None = None,
+) -> list[Region]:
+    """A detector's boxes as regions: cut to the picture, best first, no two alike, never the whole picture.
+
+    Args:
+        boxes: (n, 4) ``x1, y1, x2, y2``, pixels of the upright original; empty ones are dropped.
+        scores: (n,), bigger is better; a tie keeps the given order.
+        labels: (n,), the detector's names of classes.
+    """
+    limits = np.array([picture.width, picture.height] * 2, np.float32)
+    cut = np.clip(np.asarray(boxes, np.float32).reshape(-1, 4), 0, limits)
+    values = np.asarray(scores, np.float32).reshape(-1)
+    found: dict[Box, Region] = {}
+    for i in np.argsort(-values, kind="stable").tolist():
+        x1, y1, x2, y2 = map(float, cut[i])
+        covered = (x2 - x1) * (y2 - y1) / (picture.width * picture.height)
+        if len(found) == top:
+            break
+        if x1 < x2 and y1 < y2 and covered < WHOLE and np.isfinite(values[i]):
+            label = None if labels is None else labels[i]
+            found.setdefault((x1, y1, x2, y2), Region((x1, y1, x2, y2), float(values[i]), label=label))
+    return list(found.values())
 
 
 class Given:

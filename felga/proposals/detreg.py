@@ -1,0 +1,244 @@
+"""DETReg: class-agnostic boxes of a self-supervised Deformable DETR (Bar et al. 2022), best by objectness.
+
+``detreg:FILE`` reads the checkpoint that the authors' code writes; its keys are renamed for the Deformable
+DETR of transformers, which is pure PyTorch. ``detreg:FOLDER`` and ``detreg:OWNER/NAME`` read a Deformable
+DETR of transformers' own form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from felga.errors import BadInputError
+from felga.proposals.given import as_regions
+from felga.proposals.torchvision import (
+    load_exactly,
+    load_pretrained,
+    model_folder,
+    pick_device,
+    read_checkpoint,
+    sha256_of,
+    sha256_of_folder,
+    state_of,
+)
+from felga.types import Picture, Region
+
+State = dict[str, torch.Tensor]
+Objectness = Literal["label 1", "best class"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+SHORT_LONG: dict[Objectness, tuple[int, int]] = {"label 1": (480, 600), "best class": (800, 1333)}
+"""Shortest side and limit of the longest: of DETReg's pre-training, and of Deformable DETR on COCO."""
+SMALLEST = 32  # the backbone's stride
+
+# Keys of the authors' code -> those of transformers; what no rule names keeps its name.
+RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^backbone\.0\.body\.", "model.backbone.model."),
+        (r"^input_proj\.", "model.input_proj."),
+        (r"^query_embed\.weight$", "model.query_position_embeddings.weight"),
+        (r"^transformer\.(level_embed|reference_points)", r"model.\1"),
+        (r"^transformer\.(encoder|decoder)\.layers\.", r"model.\1.layers."),
+        (r"(encoder\.layers\.\d+)\.norm1\.", r"\1.self_attn_layer_norm."),
+        (r"(encoder\.layers\.\d+)\.norm2\.", r"\1.final_layer_norm."),
+        (r"(decoder\.layers\.\d+)\.norm1\.", r"\1.encoder_attn_layer_norm."),
+        (r"(decoder\.layers\.\d+)\.norm2\.", r"\1.self_attn_layer_norm."),
+        (r"(decoder\.layers\.\d+)\.norm3\.", r"\1.final_layer_norm."),
+        (r"(decoder\.layers\.\d+)\.cross_attn\.", r"\1.encoder_attn."),
+        (r"(decoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.self_attn.o_proj."),
+        (r"(coder\.layers\.\d+)\.linear([12])\.", r"\1.mlp.fc\2."),
+    )
+]
+
+
+class Converted(NamedTuple):
+    """A checkpoint of the authors' code in transformers' words.
+
+    Attributes:
+        state: for ``DeformableDetrForObjectDetection``.
+        embedding: the head of pre-training, which felga does not use; empty after finetuning.
+    """
+
+    state: State
+    embedding: State
+
+
+def convert(state: Mapping[str, torch.Tensor]) -> Converted:
+    """Rename the keys of the authors' checkpoint; the joint in_proj of self-attention becomes q, k and v.
+
+    Args:
+        state: their ``model``, with or without the ``module.`` of data-parallel training.
+    """
+    new: State = {}
+    embedding: State = {}
+    for old, value in state.items():
+        key = old.removeprefix("module.")
+        if key.startswith("feature_embed."):
+            embedding[key] = value
+            continue
+        for pattern, replacement in RULES:
+            key = pattern.sub(replacement, key)
+        if joint := re.fullmatch(r"(.*self_attn)\.in_proj_(weight|bias)", key):
+            for name, part in zip("qkv", value.chunk(3), strict=True):
+                new[f"{joint[1]}.{name}_proj.{joint[2]}"] = part
+        else:
+            new[key] = value
+    return Converted(new, embedding)
+
+
+def detreg(argument: str, *, device: str = "auto") -> Detreg:
+    """The proposer ``detreg:WEIGHTS``.
+
+    Args:
+        argument: a checkpoint of the authors' code, a folder of transformers' form, or OWNER/NAME of the hub.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        BadInputError: no argument, or the folder holds another model. NotFoundError: no such file or folder.
+        MissingError: the hub cannot be reached and its cache lacks the model, or no such device.
+    """
+    if not argument:
+        raise BadInputError("detreg wants its weights: detreg:FILE, detreg:FOLDER or detreg:OWNER/NAME")
+    return Detreg(argument, pick_device(device))
+
+
+class Detreg:
+    """The best boxes of a Deformable DETR by objectness; as in the paper, without suppression of overlaps.
+
+    The score is the sigmoid of label 1 in a pre-trained checkpoint (self-supervision knows no other label),
+    and of the best class in a finetuned one, which is told by its lack of the head for object embeddings.
+    """
+
+    def __init__(self, weights: str, device: torch.device) -> None:
+        self.name = f"detreg:{weights}"
+        self.device = device
+        file = Path(weights).expanduser()
+        self._is_file = file.is_file() or file.suffix in (".pth", ".pt", ".safetensors")
+        self.path = file if self._is_file else model_folder(weights, self.name)
+        self._sha256 = sha256_of(self.path) if self._is_file else sha256_of_folder(self.path)
+        self._lock = threading.Lock()
+
+    def settings(self) -> dict[str, Any]:
+        """Weights by sha256, how objectness is read, and the sides that a picture is scaled to."""
+        objectness = self._model[1]
+        return {
+            "name": "detreg",
+            "weights": self._sha256,
+            "objectness": objectness,
+            "short_long": list(SHORT_LONG[objectness]),
+        }
+
+    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
+        """For each picture its ``top`` best boxes; each picture is a forward pass of its own.
+
+        Raises:
+            BadInputError: the checkpoint is truncated or of another architecture.
+        """
+        return [self._of(picture, top) for picture in pictures]
+
+    def _of(self, picture: Picture, top: int) -> list[Region]:
+        with self._lock, torch.inference_mode():
+            model, objectness = self._model
+            pixels = self._pixels(picture, *SHORT_LONG[objectness])
+            mask = torch.ones(pixels.shape[:1] + pixels.shape[2:], dtype=torch.long, device=self.device)
+            found = model(pixel_values=pixels, pixel_mask=mask)
+            chances = found.logits[0].float().sigmoid()  # (queries, labels)
+            scores = chances[:, 1] if objectness == "label 1" else chances.max(1).values
+            x, y, width, height = found.pred_boxes[0].float().unbind(1)  # of the picture, 0 to 1
+            corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+        sides = np.array([picture.width, picture.height] * 2, np.float32)
+        return as_regions(picture, corners.cpu().numpy() * sides, scores.cpu().numpy(), top)
+
+    def _pixels(self, picture: Picture, short: int, long: int) -> torch.Tensor:
+        height, width = picture.pixels.shape[:2]
+        scale = min(short / min(height, width), long / max(height, width))
+        size = [max(SMALLEST, round(side * scale)) for side in (height, width)]
+        image = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).to(self.device)
+        image = F.resize(image, size, antialias=True).float().div_(255)
+        return F.normalize(image, list(MEAN), list(STD))[None]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _model(self) -> tuple[Any, Objectness]:
+        from transformers import AutoConfig, DeformableDetrForObjectDetection
+
+        if self._is_file:
+            return self._from_file()
+        config = AutoConfig.from_pretrained(self.path, local_files_only=True)
+        if config.model_type != "deformable_detr":
+            told = f"a model of type {config.model_type!r}; detreg wants 'deformable_detr'"
+            raise BadInputError(f"{str(self.path)!r} holds {told}")
+        kind = DeformableDetrForObjectDetection
+        return load_pretrained(kind, self.path, torch.float32, self.device), "best class"
+
+    def _from_file(self) -> tuple[Any, Objectness]:
+        from transformers import DeformableDetrForObjectDetection
+
+        checkpoint = read_checkpoint(self.path, allowed=[argparse.Namespace])
+        settings = vars(checkpoint["args"]) if "args" in checkpoint else {}
+        old = state_of(checkpoint, self.path)
+        new, embedding = convert(old)
+        model = DeformableDetrForObjectDetection(architecture(old, settings, repr(str(self.path))))
+        load_exactly(model, new, source=repr(str(self.path)), wanted="Deformable DETR")
+        objectness: Objectness = "label 1" if embedding else "best class"
+        return model.requires_grad_(False).to(self.device).eval(), objectness
+
+
+def architecture(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], source: str) -> Any:
+    """The configuration behind a checkpoint of the authors' code: shapes tell it, else its saved options.
+
+    Args:
+        settings: the options that the checkpoint was trained with ({} without): backbone and heads.
+
+    Raises:
+        BadInputError: no Deformable DETR, or a variant that DETReg does not use (two stages, box refinement).
+    """
+    from transformers import DeformableDetrConfig
+
+    shapes = {key.removeprefix("module."): tuple(value.shape) for key, value in state.items()}
+    if any(key.startswith("transformer.decoder.bbox_embed.") for key in shapes):
+        raise BadInputError(
+            f"{source} is a Deformable DETR with box refinement or two stages; DETReg has neither"
+        )
+
+    def layers(part: str) -> int:
+        return len({m[1] for k in shapes if (m := re.match(rf"transformer\.{part}\.layers\.(\d+)\.", k))})
+
+    try:
+        queries, twice = shapes["query_embed.weight"]
+        (levels, _), heads = shapes["transformer.level_embed"], int(settings.get("nheads", 8))
+        points = {
+            part: shapes[f"transformer.{part}.layers.0.{attention}.attention_weights.bias"][0]
+            // (heads * levels)
+            for part, attention in (("encoder", "self_attn"), ("decoder", "cross_attn"))
+        }
+        return DeformableDetrConfig(
+            num_labels=shapes["class_embed.0.weight"][0],
+            num_queries=queries,
+            d_model=twice // 2,
+            num_feature_levels=levels,
+            encoder_layers=layers("encoder"),
+            decoder_layers=layers("decoder"),
+            encoder_ffn_dim=shapes["transformer.encoder.layers.0.linear1.bias"][0],
+            decoder_ffn_dim=shapes["transformer.decoder.layers.0.linear1.bias"][0],
+            encoder_attention_heads=heads,
+            decoder_attention_heads=heads,
+            encoder_n_points=points["encoder"],
+            decoder_n_points=points["decoder"],
+            backbone=str(settings.get("backbone", "resnet50")),
+            dilation=bool(settings.get("dilation", False)),
+            use_pretrained_backbone=False,
+            disable_custom_kernels=True,
+        )
+    except KeyError as error:
+        raise BadInputError(f"{source} is no checkpoint of Deformable DETR: it lacks {error}") from error

@@ -1,0 +1,201 @@
+"""detreg: every key of the authors' checkpoint at full size, and the boxes of a tiny one."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.proposals.detreg import architecture, convert, detreg
+
+from .contract import PICTURES
+from .tiny import in_the_authors_words, tiny_detr, tiny_detreg
+
+
+def resnet50_body() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of torchvision's ResNet-50 without its classifier, batch norms frozen."""
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7)}
+    norms = {"bn1": 64}
+    into = 64
+    for layer, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 1):
+        for block in range(blocks):
+            name = f"layer{layer}.{block}"
+            shapes[f"{name}.conv1.weight"] = (width, into, 1, 1)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            shapes[f"{name}.conv3.weight"] = (4 * width, width, 1, 1)
+            norms |= {f"{name}.bn1": width, f"{name}.bn2": width, f"{name}.bn3": 4 * width}
+            if block == 0:
+                shapes[f"{name}.downsample.0.weight"] = (4 * width, into, 1, 1)
+                norms[f"{name}.downsample.1"] = 4 * width
+            into = 4 * width
+    for name, size in norms.items():
+        shapes |= {f"{name}.{part}": (size,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return shapes
+
+
+def linear(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def norm(name: str, size: int = 256) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
+
+
+def official_shapes() -> dict[str, tuple[int, ...]]:
+    """What DETReg's checkpoint of ImageNet pre-training holds: its code, read module by module."""
+    shapes = {f"backbone.0.body.{key}": shape for key, shape in resnet50_body().items()}
+    for level, (channels, kernel) in enumerate(((512, 1), (1024, 1), (2048, 1), (2048, 3))):
+        shapes[f"input_proj.{level}.0.weight"] = (256, channels, kernel, kernel)
+        shapes[f"input_proj.{level}.0.bias"] = (256,)
+        shapes |= norm(f"input_proj.{level}.1")
+    shapes["query_embed.weight"] = (300, 512)
+    shapes["transformer.level_embed"] = (4, 256)
+    shapes |= linear("transformer.reference_points", 2, 256)
+    for part, attention in (("encoder", "self_attn"), ("decoder", "cross_attn")):
+        for i in range(6):
+            layer = f"transformer.{part}.layers.{i}"
+            shapes |= linear(f"{layer}.{attention}.sampling_offsets", 8 * 4 * 4 * 2, 256)
+            shapes |= linear(f"{layer}.{attention}.attention_weights", 8 * 4 * 4, 256)
+            shapes |= linear(f"{layer}.{attention}.value_proj", 256, 256)
+            shapes |= linear(f"{layer}.{attention}.output_proj", 256, 256)
+            shapes |= linear(f"{layer}.linear1", 1024, 256) | linear(f"{layer}.linear2", 256, 1024)
+            shapes |= norm(f"{layer}.norm1") | norm(f"{layer}.norm2")
+            if part == "decoder":
+                shapes |= norm(f"{layer}.norm3") | linear(f"{layer}.self_attn.out_proj", 256, 256)
+                shapes[f"{layer}.self_attn.in_proj_weight"] = (768, 256)
+                shapes[f"{layer}.self_attn.in_proj_bias"] = (768,)
+    for i in range(6):  # one module, saved for each decoder layer
+        shapes |= linear(f"class_embed.{i}", 91, 256)
+        for j, (out, into) in enumerate(((256, 256), (256, 256), (4, 256))):
+            shapes |= linear(f"bbox_embed.{i}.layers.{j}", out, into)
+    for j, (out, into) in enumerate(((256, 256), (512, 256))):
+        shapes |= linear(f"feature_embed.layers.{j}", out, into)
+    return shapes
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    """The model of transformers at full size, its parameters without memory."""
+    import transformers as t
+
+    state = {key: torch.empty(shape, device="meta") for key, shape in official_shapes().items()}
+    with torch.device("meta"):
+        return state, t.DeformableDetrForObjectDetection(architecture(state, {}, "the checkpoint"))
+
+
+def test_full_size_key_by_key_and_shape_by_shape(full_size):
+    state, model = full_size
+    assert len(state) == 565
+    new, embedding = convert(state)
+    assert len(embedding) == 4
+    assert len(new) == 585  # 565 - 4, and two more for each of the 12 joint projections
+    assert {k: tuple(v.shape) for k, v in new.items()} == {
+        k: tuple(v.shape) for k, v in model.state_dict().items()
+    }
+
+
+def test_full_size_architecture(full_size):
+    _, model = full_size
+    config = model.config
+    assert (config.num_queries, config.num_labels, config.d_model) == (300, 91, 256)
+    assert (config.encoder_layers, config.decoder_layers) == (6, 6)
+    assert (config.encoder_n_points, config.decoder_n_points, config.num_feature_levels) == (4, 4, 4)
+    assert (config.encoder_attention_heads, config.encoder_ffn_dim) == (8, 1024)
+
+
+def test_values_go_where_they_belong():
+    """Query, key and value are told apart, and norms that share a shape are not swapped."""
+    model = tiny_detr(1)
+    old = in_the_authors_words(model.state_dict())
+    new, _ = convert(old)
+    for key, value in model.state_dict().items():
+        assert torch.equal(new[key], value), key
+    first = "transformer.decoder.layers.0.self_attn.in_proj_weight"
+    assert torch.equal(
+        old[first][32:64], model.state_dict()["model.decoder.layers.0.self_attn.k_proj.weight"]
+    )
+    assert torch.equal(
+        old["transformer.decoder.layers.0.norm1.bias"],
+        model.state_dict()["model.decoder.layers.0.encoder_attn_layer_norm.bias"],
+    )
+
+
+@pytest.mark.parametrize(("finetuned", "short_long"), [(False, (480, 600)), (True, (800, 1333))])
+def test_boxes_are_those_of_the_model(tmp_path, finetuned, short_long):
+    own = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)), device="cpu")
+    picture = PICTURES[0]
+    height, width = picture.pixels.shape[:2]
+    scale = min(short_long[0] / min(height, width), short_long[1] / max(height, width))
+    image = torch.from_numpy(picture.pixels).permute(2, 0, 1)
+    image = F.resize(image, [round(height * scale), round(width * scale)], antialias=True) / 255
+    image = F.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
+    with torch.no_grad():
+        wanted = tiny_detr(3)(pixel_values=image)
+    chances = wanted.logits[0].sigmoid()
+    scores = chances.max(1).values if finetuned else chances[:, 1]
+    order = scores.argsort(descending=True, stable=True)
+    boxes = []
+    for x, y, w, h in wanted.pred_boxes[0][order].tolist():
+        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        boxes.append([min(max(c, 0), 1) * side for c, side in zip(corners, (width, height) * 2, strict=True)])
+    (found,) = own.propose([picture], 20)
+    assert len(found) == 20
+    np.testing.assert_allclose([r.box for r in found], boxes, atol=1e-2)
+    np.testing.assert_allclose([r.score for r in found], scores[order], atol=1e-4)
+    assert own.settings()["objectness"] == ("best class" if finetuned else "label 1")
+
+
+def test_a_folder_of_transformers(tmp_path):
+    model = tiny_detr(3)
+    model.save_pretrained(tmp_path / "folder")
+    a = detreg(str(tmp_path / "folder"), device="cpu")
+    b = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=True)), device="cpu")
+    assert a.propose(PICTURES[:1], 5) == b.propose(PICTURES[:1], 5)
+    assert a.settings()["objectness"] == "best class"
+
+
+def test_a_checkpoint_of_parallel_training(tmp_path):
+    a = detreg(str(tiny_detreg(tmp_path / "a.pth")), device="cpu")
+    b = detreg(str(tiny_detreg(tmp_path / "b.pth", parallel=True)), device="cpu")
+    assert a.propose(PICTURES[:1], 5) == b.propose(PICTURES[:1], 5)
+    assert a.settings()["weights"] != b.settings()["weights"]
+
+
+def test_wrong_names(tmp_path):
+    with pytest.raises(BadInputError, match="detreg:FILE"):
+        detreg("", device="cpu")
+    with pytest.raises(NotFoundError, match=r"none\.pth"):
+        detreg("/none/none.pth", device="cpu")
+    with pytest.raises(NotFoundError, match="no folder"):
+        detreg("/none/none", device="cpu")
+    with pytest.raises(MissingError, match="offline"):
+        detreg("nobody/nothing-felga", device="cpu")
+
+
+@pytest.mark.parametrize("kept", [0, 50, 100_000])
+def test_a_truncated_checkpoint(tmp_path, kept):
+    file = tiny_detreg(tmp_path / "c.pth")
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(BadInputError, match="truncated"):
+        detreg(str(file), device="cpu").propose(PICTURES[:1], 5)
+
+
+def test_another_architecture(tmp_path):
+    torch.save({"model": {"fc.weight": torch.zeros(3, 3)}}, tmp_path / "a.pth")
+    with pytest.raises(BadInputError, match=r"it lacks 'query_embed.weight'"):
+        detreg(str(tmp_path / "a.pth"), device="cpu").propose(PICTURES[:1], 5)
+    file = tiny_detreg(tmp_path / "b.pth")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        saved = torch.load(file)
+    del saved["model"]["input_proj.0.0.weight"]
+    torch.save(saved, file)
+    with pytest.raises(BadInputError, match=r"lacks 'model.input_proj.0.0.weight'"):
+        detreg(str(file), device="cpu").settings()
+    saved["model"]["transformer.decoder.bbox_embed.0.layers.0.weight"] = torch.zeros(1)
+    torch.save(saved, file)
+    with pytest.raises(BadInputError, match="box refinement or two stages"):
+        detreg(str(file), device="cpu").settings()

@@ -1,0 +1,102 @@
+"""torchvision: the region proposal network against torchvision's own, weights from file and cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import get_model, get_weight
+
+from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.proposals.torchvision import pick_device, stretched, torchvision
+
+from .contract import PICTURES
+from .tiny import tiny_rcnn
+
+NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tiny_rcnn(tmp_path_factory.mktemp("rcnn") / "rcnn.pth")
+
+
+def test_boxes_are_those_of_torchvision(file):
+    model = get_model(NAME, weights=None, weights_backbone=None, num_classes=5).eval()
+    model.load_state_dict(torch.load(file))
+    picture = PICTURES[0]
+    image = torch.from_numpy(picture.pixels).permute(2, 0, 1) / 255
+    with torch.no_grad():
+        batch, _ = model.transform([image])
+        (boxes,), _ = model.rpn(batch, model.backbone(batch.tensors))
+    height, width = batch.image_sizes[0]
+    boxes = boxes.numpy() * np.array([picture.width / width, picture.height / height] * 2, np.float32)
+    covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (picture.width * picture.height)
+    (found,) = torchvision(f"{NAME}/{file}", device="cpu").propose([picture], 10)
+    np.testing.assert_allclose([r.box for r in found], boxes[covered < 0.99][:10], atol=1e-3)
+
+
+def test_a_file_may_be_named_from_the_root(file):
+    a, b = (torchvision(f"{NAME}/{name}", device="cpu") for name in (file, str(file)[1:]))
+    assert a.settings() == b.settings()
+    assert a.propose(PICTURES[:1], 3) == b.propose(PICTURES[:1], 3)
+
+
+def test_weights_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    own = torchvision(NAME, device="cpu")
+    with pytest.raises(MissingError, match="offline"):
+        own.propose(PICTURES[:1], 3)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    url = get_weight("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1").url
+    tiny_rcnn(cache / url.rpartition("/")[2], classes=91)
+    (found,) = own.propose(PICTURES[:1], 3)
+    assert len(found) == 3
+    (again,) = torchvision(f"{NAME}/COCO_V1", device="cpu").propose(PICTURES[:1], 3)
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "words"),
+    [
+        ("", BadInputError, "no region proposals"),
+        ("fasterrcnn_resnet50_fpm", BadInputError, "did you mean 'fasterrcnn_resnet50_fpn'"),
+        ("retinanet_resnet50_fpn", BadInputError, "no region proposals"),
+        (f"{NAME}/COCO_V9", BadInputError, "tags: COCO_V1"),
+        (f"{NAME}/none.pth", NotFoundError, r"none\.pth"),
+        (f"{NAME}//none/none", NotFoundError, "none"),
+    ],
+)
+def test_wrong_names(argument, error, words):
+    with pytest.raises(error, match=words):
+        torchvision(argument, device="cpu")
+
+
+def test_bad_checkpoints(file, tmp_path):
+    short = tmp_path / "short.pth"
+    short.write_bytes(file.read_bytes()[:1_000_000])
+    with pytest.raises(BadInputError, match="truncated"):
+        torchvision(f"{NAME}/{short}", device="cpu").propose(PICTURES[:1], 3)
+    with pytest.raises(BadInputError, match="is no checkpoint of fasterrcnn_resnet50_fpn: it lacks"):
+        torchvision(f"fasterrcnn_resnet50_fpn/{file}", device="cpu").propose(PICTURES[:1], 3)
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    with pytest.raises(BadInputError, match="no tensors by name"):
+        torchvision(f"{NAME}/{tmp_path}/list.pth", device="cpu").propose(PICTURES[:1], 3)
+
+
+def test_strips_are_stretched():
+    assert stretched(np.zeros((1, 3200, 3), np.uint8)).shape == (100, 3200, 3)
+    assert stretched(np.zeros((3200, 1, 3), np.uint8)).shape == (3200, 100, 3)
+    assert stretched(np.zeros((10, 320, 3), np.uint8)).shape == (10, 320, 3)
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(BadInputError, match="no device 'gpu'"):
+        pick_device("gpu")
+    with pytest.raises(BadInputError, match="no device 'cuda:x'"):
+        pick_device("cuda:x")
+    with pytest.raises(MissingError, match="is not here"):
+        pick_device("cuda:99")

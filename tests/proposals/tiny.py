@@ -1,0 +1,108 @@
+"""Tiny random detectors, written as their authors' code writes them; felga's own loading code reads them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# transformers' words -> those of DETReg's code; kept apart from felga's own rules, which go the other way.
+BACK = {
+    "model.backbone.model.": "backbone.0.body.",
+    "model.input_proj.": "input_proj.",
+    "model.query_position_embeddings.": "query_embed.",
+    "model.level_embed": "transformer.level_embed",
+    "model.reference_points.": "transformer.reference_points.",
+    "model.encoder.": "transformer.encoder.",
+    "model.decoder.": "transformer.decoder.",
+    ".mlp.fc1.": ".linear1.",
+    ".mlp.fc2.": ".linear2.",
+    ".encoder_attn.": ".cross_attn.",
+    ".self_attn.o_proj.": ".self_attn.out_proj.",
+}
+NORMS = {
+    "encoder": {"self_attn_layer_norm": "norm1", "final_layer_norm": "norm2"},
+    "decoder": {
+        "encoder_attn_layer_norm": "norm1",
+        "self_attn_layer_norm": "norm2",
+        "final_layer_norm": "norm3",
+    },
+}
+
+
+def tiny_detr(seed: int = 0) -> Any:
+    """A Deformable DETR of transformers, 0.5 M parameters, 20 queries."""
+    import transformers as t
+
+    torch.manual_seed(seed)
+    config = t.DeformableDetrConfig(
+        backbone="test_resnet",
+        use_pretrained_backbone=False,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=20,
+        num_labels=91,
+        disable_custom_kernels=True,
+    )
+    model = t.DeformableDetrForObjectDetection(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def in_the_authors_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    new: dict[str, torch.Tensor] = {}
+    joint: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        part = re.match(r"model\.(encoder|decoder)\.layers", key)
+        for ours, theirs in BACK.items():
+            key = key.replace(ours, theirs)
+        if part:
+            for ours, theirs in NORMS[part[1]].items():
+                key = key.replace(f".{ours}.", f".{theirs}.")
+        if (
+            part
+            and (split := re.fullmatch(r"(.*self_attn\.)([qkv])_proj\.(\w+)", key))
+            and part[1] == "decoder"
+        ):
+            joint.setdefault(f"{split[1]}in_proj_{split[3]}", {})[split[2]] = value
+        else:
+            new[key] = value.clone()
+    for key, parts in joint.items():
+        new[key] = torch.cat([parts[name] for name in "qkv"])
+    return new
+
+
+def tiny_detreg(path: Path, seed: int = 0, *, finetuned: bool = False, parallel: bool = False) -> Path:
+    """A checkpoint as DETReg's main.py saves it: model, optimizer, epoch and the options."""
+    state = in_the_authors_words(tiny_detr(seed).state_dict())
+    if not finetuned:
+        for i, (rows, columns) in enumerate(((32, 32), (512, 32))):
+            state[f"feature_embed.layers.{i}.weight"] = torch.zeros(rows, columns)
+            state[f"feature_embed.layers.{i}.bias"] = torch.zeros(rows)
+    if parallel:
+        state = {f"module.{key}": value for key, value in state.items()}
+    options = argparse.Namespace(backbone="test_resnet", nheads=4, dilation=False, dataset="coco")
+    torch.save(
+        {"model": state, "optimizer": {"state": {}}, "lr_scheduler": {}, "epoch": 3, "args": options}, path
+    )
+    return path
+
+
+def tiny_rcnn(path: Path, name: str = "fasterrcnn_mobilenet_v3_large_320_fpn", classes: int = 5) -> Path:
+    """A torchvision detector of random weights; the smallest that torchvision has (19 M parameters)."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    model = get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.1)  # or every box is as good
+    torch.save(model.state_dict(), path)
+    return path
