@@ -154,7 +154,8 @@ def precision_recall(scores: Scores, relevant: Flags) -> tuple[Floats, Floats]:
             "a curve needs scores without NaN, alike in shape to relevant, of which one is true"
         )
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    ranked = scores[order]
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     hits = np.cumsum(relevant[order])[ends]
     return hits / (ends + 1.0), hits / float(relevant.sum())
 

@@ -180,7 +180,7 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit that felga's code lies at, ``+`` behind it where files were changed; None without git."""
+    """The git commit that felga's code lies at, ``+`` behind it if files were changed; None without git."""
     try:
         here = Path(__file__).parent
         head = _git(here, "rev-parse", "HEAD")

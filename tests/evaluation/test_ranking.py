@@ -34,10 +34,12 @@ def problem(seed=0, queries=37, fragments=60, owners=50, classes=5):
 
 
 def loop_scores(given):
-    return np.array([
-        reference.best_fragment_scores(query, given["fragments"], given["rows"], given["offsets"])
-        for query in given["queries"]
-    ])
+    return np.array(
+        [
+            reference.best_fragment_scores(query, given["fragments"], given["rows"], given["offsets"])
+            for query in given["queries"]
+        ]
+    )
 
 
 @pytest.mark.parametrize("tile", [1, 5, 128])
