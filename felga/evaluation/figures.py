@@ -22,7 +22,7 @@ WRONG = (215, 30, 40)
 REGION = (150, 40, 200)
 """Colours of Figure 2: frames of right and wrong pictures, and the best region."""
 
-_CELL, _FRAME, _GAP, _LABEL = 240, 6, 10, 150
+_CELL, _FRAME, _GAP, _LABEL, _OUTLINE = 240, 6, 10, 150, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,15 @@ def _cell(hit: Hit) -> Image.Image:
     draw.rectangle(frame, outline=RIGHT if hit.right else WRONG, width=_FRAME)
     if hit.box is not None:
         x1, y1, x2, y2 = (value * scale for value in hit.box)
-        # Kept off the frame, so that a region of the whole picture can be told from it.
-        draw.rectangle(
-            (
-                left + min(max(x1, 1), size[0] - 5),
-                top + min(max(y1, 1), size[1] - 5),
-                left + max(min(x2, size[0] - 2), 4),
-                top + max(min(y2, size[1] - 2), 4),
-            ),
-            outline=REGION,
-            width=4,
+        # Drawn round the region, so that a small one can be seen, but never on the frame.
+        right, bottom = size[0] - 1, size[1] - 1
+        corners = (
+            left + min(max(x1 - _OUTLINE, 0), right),
+            top + min(max(y1 - _OUTLINE, 0), bottom),
+            left + max(min(x2 + _OUTLINE, right), 0),
+            top + max(min(y2 + _OUTLINE, bottom), 0),
         )
+        draw.rectangle(corners, outline=REGION, width=_OUTLINE)
     if hit.score is not None:
         font, text = ImageFont.load_default(14), f"{hit.score:.3f}"
         place = (left + size[0] - 4, top + size[1] - 4)

@@ -171,6 +171,10 @@ class _Gallery:
             raise BadInputError(f"the rows of fragments must lie in 0..{len(fragments) - 1}")
 
         lengths = np.diff(offsets)
+        # The commonest fragment of each owner first: the slots below then reread the same few rows of a
+        # product, from the cache.
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        rows = rows[np.lexsort((-np.bincount(rows, minlength=1)[rows], owner))]
         self.order = np.argsort(-lengths, kind="stable")
         self.count, self.owners = len(queries), len(lengths)
         first, lengths = offsets[:-1][self.order], lengths[self.order]

@@ -45,15 +45,21 @@ def test_sheet_has_a_row_a_method_and_a_column_a_hit():
 
 
 def test_region_lies_where_the_box_is():
-    hit = Hit(grey(228, 228), (114, 0, 228, 228), True)  # the right half of an unscaled picture
+    hit = Hit(grey(228, 228), (114, 0, 228, 228), True)  # the right half, unscaled; outlined by 3 px
     pixels = np.asarray(result_sheet([("", [hit])]))
     columns = np.flatnonzero((pixels == REGION).all(axis=2).any(axis=0))
-    assert columns.min() == 150 + 6 + 114
-    assert columns.max() == 150 + 6 + 226
+    assert columns.min() == 150 + 6 + 114 - 3
+    assert columns.max() == 150 + 6 + 227
 
 
 def test_boxes_on_and_beyond_the_edge():
-    for box in ((0, 0, 1, 1), (99, 99, 100, 100), (-20, -20, 500, 500)):
+    for box in (
+        (0, 0, 1, 1),
+        (99, 99, 100, 100),
+        (-20, -20, 500, 500),
+        (300, 0, 400, 50),
+        (-90, -90, -50, -50),
+    ):
         result_sheet([("", [Hit(grey(100, 100), box, True)])])
 
 
