@@ -1,0 +1,60 @@
+"""Plain loops that say what the evaluation must give; nothing of felga.evaluation is used here."""
+
+from __future__ import annotations
+
+import itertools
+from math import log2
+
+
+def orders(scores, relevant):
+    """Every order of the owners by falling score, as lists of relevance; ties in all their orders."""
+    groups = {}
+    for score, flag in zip(scores, relevant, strict=True):
+        groups.setdefault(float(score), []).append(bool(flag))
+    ranked = [groups[score] for score in sorted(groups, reverse=True)]
+    for parts in itertools.product(*(itertools.permutations(group) for group in ranked)):
+        yield [flag for part in parts for flag in part]
+
+
+def precision_of_order(flags):
+    """Average precision of one strict order."""
+    found, total = 0, 0.0
+    for rank, flag in enumerate(flags, 1):
+        if flag:
+            found += 1
+            total += found / rank
+    return total / found
+
+
+def grouped_precision(scores, relevant):
+    """Average precision with one threshold for each distinct score."""
+    total = 0.0
+    for threshold in sorted(set(map(float, scores)), reverse=True):
+        taken = [bool(flag) for score, flag in zip(scores, relevant, strict=True) if score >= threshold]
+        new = sum(bool(flag) for score, flag in zip(scores, relevant, strict=True) if score == threshold)
+        total += new * sum(taken) / len(taken)
+    return total / sum(map(bool, relevant))
+
+
+def success_of_order(flags, k):
+    """1 if any of the first k is relevant."""
+    return float(any(flags[:k]))
+
+
+def ndcg_of_order(flags, k=10):
+    """nDCG@k with gains 0 or 1."""
+    gain = sum(flag / log2(rank + 1) for rank, flag in enumerate(flags[:k], 1))
+    ideal = sum(1 / log2(rank + 1) for rank in range(1, min(k, sum(flags)) + 1))
+    return gain / ideal
+
+
+def best_fragment_scores(query, fragments, rows, offsets):
+    """What each owner scores for a query, in double precision."""
+    scores = []
+    for start, stop in itertools.pairwise(offsets):
+        cosines = [
+            sum(float(a) * float(b) for a, b in zip(query, fragments[row], strict=True))
+            for row in rows[start:stop]
+        ]
+        scores.append(max(cosines, default=float("-inf")))
+    return scores
