@@ -1,0 +1,259 @@
+"""The frozen fragments of pairs: ragged on disk, one tensor and fixed-shape batches on the device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from felga.errors import BadInputError
+from felga.fenet.files import read_arrays, write_arrays
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+Rows: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What FENet is trained from (FELGA, Eq. 2): frozen unit vectors of regions and keywords, by pair.
+
+    Pair ``i`` has the regions ``region_offsets[i]:region_offsets[i + 1]`` and the keywords
+    ``keywords[keyword_ids[keyword_offsets[i]:keyword_offsets[i + 1]]]``. Pairs may differ in how many
+    they have, and may have none; such pairs are kept here and left out of training.
+
+    Attributes:
+        regions: (n, d) float32, each row of length 1, a pair's regions side by side.
+        region_offsets: (p + 1,) int64.
+        keywords: (u, d) float32, each DISTINCT keyword once.
+        keyword_ids: (m,) int64, rows of ``keywords``.
+        keyword_offsets: (p + 1,) int64.
+        pair_ids: p names; empty: "0", "1", ...
+        keyword_texts: u strings, or None when they are not known. Only for people to read.
+        encoder, identity: which encoder made the vectors; goes into the checkpoint.
+
+    Raises:
+        BadInputError: shapes, offsets or ids that do not fit, a vector that is NaN or not of length 1.
+    """
+
+    regions: Vectors
+    region_offsets: Rows
+    keywords: Vectors
+    keyword_ids: Rows
+    keyword_offsets: Rows
+    pair_ids: tuple[str, ...] = ()
+    keyword_texts: tuple[str, ...] | None = None
+    encoder: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # frozen: these only bring the arrays to their types
+        for name in ("regions", "keywords"):
+            put(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+        for name in ("region_offsets", "keyword_ids", "keyword_offsets"):
+            put(self, name, np.ascontiguousarray(getattr(self, name), np.int64))
+        put(self, "pair_ids", tuple(self.pair_ids) or tuple(str(i) for i in range(len(self))))
+        if self.keyword_texts is not None:
+            put(self, "keyword_texts", tuple(self.keyword_texts))
+        self._check()
+
+    def _check(self) -> None:
+        for name, vectors in (("region", self.regions), ("keyword", self.keywords)):
+            if vectors.ndim != 2 or vectors.shape[1] != self.regions.shape[-1]:
+                raise BadInputError(
+                    f"{name} vectors have the shape {vectors.shape}; (n, d) is wanted, d alike for both"
+                )
+            lengths = np.linalg.norm(vectors, axis=1)
+            if len(vectors) and not np.all(np.abs(lengths - 1) < 1e-2):  # NaN fails this, too
+                raise BadInputError(f"a {name} vector is NaN or not of length 1: encode them again")
+        for name, offsets, count in (
+            ("region", self.region_offsets, len(self.regions)),
+            ("keyword", self.keyword_offsets, len(self.keyword_ids)),
+        ):
+            if (
+                offsets.ndim != 1
+                or len(offsets) != len(self) + 1
+                or offsets[0] != 0
+                or offsets[-1] != count
+                or (np.diff(offsets) < 0).any()
+            ):
+                raise BadInputError(f"{name} offsets must rise from 0 to {count}, one more than pairs")
+        ids = self.keyword_ids
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self.keywords)):
+            raise BadInputError(f"a keyword id is not one of the {len(self.keywords)} keywords")
+        if len(self.pair_ids) != len(self):
+            raise BadInputError(f"{len(self.pair_ids)} pair ids for {len(self)} pairs")
+        if self.keyword_texts is not None and len(self.keyword_texts) != len(self.keywords):
+            raise BadInputError(f"{len(self.keyword_texts)} keyword texts for {len(self.keywords)} keywords")
+
+    def __len__(self) -> int:
+        """How many pairs, those without regions or keywords too."""
+        return max(len(self.region_offsets) - 1, 0)
+
+    @property
+    def dim(self) -> int:
+        """d, the length of the encoder's vectors."""
+        return int(self.regions.shape[1])
+
+    @property
+    def usable(self) -> Rows:
+        """(p',) int64, the pairs that have regions and keywords: the others can teach nothing."""
+        return np.flatnonzero((np.diff(self.region_offsets) > 0) & (np.diff(self.keyword_offsets) > 0))
+
+    @property
+    def left_out(self) -> int:
+        """How many pairs lack regions or keywords."""
+        return len(self) - len(self.usable)
+
+    def fingerprint(self) -> str:
+        """The sha256 of everything that a training could depend on."""
+        digest = hashlib.sha256()
+        about = [self.dim, self.encoder, self.identity, self.pair_ids, self.keyword_texts]
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        for name, array in self._arrays().items():
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        names = ("regions", "region_offsets", "keywords", "keyword_ids", "keyword_offsets")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, path: str | Path) -> None:
+        """Write a features file: safetensors, whole or not at all. MissingError without safetensors."""
+        texts = {"pair_ids": self.pair_ids, "keyword_texts": self.keyword_texts}
+        arrays = self._arrays() | {
+            name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()
+        }
+        metadata = {"felga": "features", "version": "1", "encoder": self.encoder}
+        metadata["identity"] = json.dumps(dict(self.identity), sort_keys=True)
+        metadata["fingerprint"] = self.fingerprint()
+        write_arrays(path, arrays, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Features:
+        """Read a features file.
+
+        Raises:
+            NotFoundError: no such file.
+            BadInputError: it is damaged, of another kind, or does not hold what its fingerprint says.
+            MissingError: safetensors is not installed.
+        """
+        arrays, metadata = read_arrays(path, "features")
+        try:
+            pair_ids = json.loads(arrays.pop("pair_ids").tobytes())
+            texts = json.loads(arrays.pop("keyword_texts").tobytes())
+            identity = json.loads(metadata["identity"])
+            made = cls(
+                **arrays,
+                pair_ids=tuple(pair_ids),
+                keyword_texts=None if texts is None else tuple(texts),
+                encoder=metadata["encoder"],
+                identity=identity,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInputError(f"{path} lacks a part of a features file ({error}): make it again") from error
+        if made.fingerprint() != metadata.get("fingerprint"):
+            raise BadInputError(f"{path} does not hold what its fingerprint says: make it again")
+        return made
+
+    def table(self, pairs: Rows, device: str | torch.device = "cpu") -> Table:
+        """Put ``pairs`` on the device: every vector once, and which rows each pair has.
+
+        Args:
+            pairs: (q,) int64, pairs with regions and keywords (:attr:`usable`).
+            device: where.
+        """
+        pairs = np.asarray(pairs, np.int64)
+        sides = [
+            _padded(self.region_offsets, pairs, np.arange(len(self.regions))),
+            _padded(self.keyword_offsets, pairs, len(self.regions) + self.keyword_ids),
+        ]
+        return Table(
+            vectors=torch.from_numpy(np.concatenate([self.regions, self.keywords])).to(device),  # (n + u, d)
+            rows=torch.from_numpy(np.concatenate([side[0] for side in sides], 1)).to(device),  # (q, r + k)
+            real=torch.from_numpy(np.concatenate([side[1] for side in sides], 1)).to(device),  # (q, r + k)
+            regions=sides[0][0].shape[1],
+            first_keyword=len(self.regions),
+        )
+
+
+def _padded(offsets: Rows, pairs: Rows, values: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """Ragged rows as a rectangle (q, widest) of ``values``, and which of its cells are real.
+
+    A pad names row 0, a real vector, so that nothing is NaN; only the mask tells it apart.
+    """
+    starts, counts = offsets[pairs], np.diff(offsets)[pairs]
+    column = np.arange(max(int(counts.max(initial=0)), 1))
+    real = column < counts[:, None]  # (q, widest)
+    at = np.where(real, starts[:, None] + column, 0)
+    return np.where(real, values[at] if len(values) else 0, 0), real
+
+
+@dataclass(frozen=True)
+class Table:
+    """Pairs on a device: one tensor of vectors, and rectangles that say which of them a pair has.
+
+    Attributes:
+        vectors: (n + u, d) float32, all regions, then all distinct keywords.
+        rows: (q, r + k) int64 into ``vectors``: r region places, then k keyword places; a pad is row 0.
+        real: (q, r + k) bool, False for a pad.
+        regions: r.
+        first_keyword: n, where the keywords begin in ``vectors``.
+    """
+
+    vectors: Tensor
+    rows: Tensor
+    real: Tensor
+    regions: int
+    first_keyword: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, index: Tensor) -> Table:
+        """The pairs ``index`` (s,) int64 alone; the vectors are shared, not copied."""
+        return replace(self, rows=self.rows[index], real=self.real[index])
+
+    def batch(self, index: Tensor) -> Batch:
+        """The pairs ``index`` (b,) int64, gathered on the device with shapes that depend on b alone."""
+        rows = self.rows[index]  # (b, r + k)
+        return Batch(self.vectors[rows], self.real[index], rows[:, self.regions :], self.regions)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b pairs, padded: regions first, then keywords.
+
+    Attributes:
+        vectors: (b, r + k, d) float32.
+        real: (b, r + k) bool.
+        keyword_ids: (b, k) int64, alike where two keywords are the same; meaningless where padded.
+        regions: r.
+    """
+
+    vectors: Tensor
+    real: Tensor
+    keyword_ids: Tensor
+    regions: int
+
+    @property
+    def real_regions(self) -> Tensor:
+        """(b, r) bool."""
+        return self.real[:, : self.regions]
+
+    @property
+    def real_keywords(self) -> Tensor:
+        """(b, k) bool."""
+        return self.real[:, self.regions :]
+
+    def frozen_similarity(self) -> Tensor:
+        """(b, r, k): within each pair, the cosine of each region and each keyword, pads included."""
+        return self.vectors[:, : self.regions] @ self.vectors[:, self.regions :].transpose(1, 2)

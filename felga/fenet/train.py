@@ -1,0 +1,423 @@
+"""Training FENet (FELGA, 3.2.4, 4.5): deterministic, resumable, without a loop over pairs in a step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from felga import __version__
+from felga.errors import BadInputError, DivergedError, MissingError
+from felga.fenet import losses, pseudo_labels
+from felga.fenet.checkpoint import Checkpoint, arrays_of, build, put_arrays
+from felga.fenet.features import Batch, Features, Rows, Table
+from felga.fenet.files import Arrays, read_arrays, write_arrays
+from felga.fenet.model import FENet
+from felga.fenet.recipes import Recipe, make_recipe
+from felga.fenet.validation import Score, Validation
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+MOST_VALIDATION_PAIRS = 1000
+"""More would cost time and change no choice."""
+LOOK = 50
+"""Steps between two looks at the loss: a look waits for the device."""
+WARM_UP = 3
+"""Steps that CUDA wants before a graph is recorded; their effect is undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands: every :data:`LOOK` steps and at each epoch's end.
+
+    Attributes:
+        epoch, epochs, step, steps: counted from 1; ``step`` within the epoch.
+        loss: mean over the steps since the last report.
+        rate: of the last step.
+        seconds_left: at the pace so far.
+        score: of the validation, at an epoch's end if there is one.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    seconds_left: float
+    score: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch of a finished training, as the checkpoint keeps it: no times, so that it is reproducible."""
+
+    epoch: int
+    loss: float
+    rate: float
+    discovery: float | None
+    assignment: float | None
+
+
+def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False) -> Tensor:
+    """Eq. 13 of one batch, with what the recipe adds.
+
+    One forward pass embeds regions and keywords together (Eq. 8): the weights are read once.
+
+    Args:
+        bfloat16: multiply by the weights in bfloat16; lengths, similarities and losses stay float32.
+
+    Returns:
+        () float32.
+    """
+    b, r = len(batch.real), batch.regions
+    # The cache of casts must be off: a recorded step would keep the first step's weights.
+    with torch.autocast(batch.vectors.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+        embedded = net(batch.vectors)  # (b, r + k, d')
+    similarity = embedded[:, :r].flatten(0, 1) @ embedded[:, r:].flatten(0, 1).T  # (b * r, b * k), Eq. 9
+    real_regions, real_keywords = batch.real_regions, batch.real_keywords
+    same, owns, first = pseudo_labels.same_keyword(batch.keyword_ids, real_keywords)
+    loss: Tensor | float = 0.0
+    if recipe.labels is not None:
+        if recipe.labels == "dense":
+            labels = pseudo_labels.dense(real_regions, real_keywords)  # (b, r, k)
+        else:
+            rule = pseudo_labels.sparse if recipe.labels == "sparse" else pseudo_labels.dynamic
+            labels = rule(batch.frozen_similarity(), real_regions, real_keywords)
+        if recipe.distinct:
+            positive, negative = pseudo_labels.distinct_labels(labels, real_regions, same, first)
+        else:
+            positive, negative = pseudo_labels.local_labels(labels, real_regions, real_keywords)
+        loss = losses.lifted_structure(
+            similarity, positive, negative, margin=recipe.lambda1, temperature=recipe.temperature
+        )
+    if recipe.has_global:
+        between = losses.global_similarity(similarity, real_regions, real_keywords)  # (b, b)
+        own = pseudo_labels.global_labels(b, between.device)
+        together = losses.lifted_structure(
+            between, own, ~own, margin=recipe.lambda2, temperature=recipe.temperature
+        )
+        loss = losses.total(loss, together, recipe.lambda3 if recipe.labels is not None else 1.0)
+    if recipe.has_global and recipe.labels is not None and recipe.lambda4 > 0:
+        counts = first if recipe.distinct else real_keywords.flatten()
+        loss = loss + recipe.lambda4 * losses.owner_loss(
+            similarity, real_regions, owns, counts, margin=recipe.lambda1, temperature=recipe.temperature
+        )
+    assert isinstance(loss, Tensor)  # a method has at least one part
+    return loss
+
+
+class Stepper:
+    """One optimiser step after another on one network; on CUDA a graph of the whole step, replayed.
+
+    The gather of the batch, both losses, the backward pass and the update are inside; a step reads
+    ``index`` and, on CUDA, the rate from the device, and adds its loss to ``loss_sum`` there.
+    """
+
+    def __init__(self, net: FENet, table: Table, recipe: Recipe, batch: int, precision: Precision) -> None:
+        self.net, self.table, self.recipe = net, table, recipe
+        device = table.vectors.device
+        self.cuda = device.type == "cuda"
+        self.bfloat16 = precision == "bfloat16" or (
+            precision == "auto" and self.cuda and torch.cuda.is_bf16_supported()
+        )
+        self.rate = torch.tensor(recipe.rate, device=device) if self.cuda else recipe.rate
+        self.optimiser = torch.optim.SGD(
+            net.parameters(),
+            lr=self.rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        # Made here, not at the first step: a recorded step must not be a first one, nor must a resumed one.
+        for weight in net.parameters():
+            self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        self.index = torch.arange(batch, device=device) % len(table)  # (batch,)
+        self.loss_sum = torch.zeros((), device=device)
+        self.graph = self._record() if self.cuda else None
+
+    def __call__(self, index: Tensor, rate: float) -> None:
+        """A step on the pairs ``index`` (batch,) int64, on the device."""
+        if self.graph is None:
+            self.index = index
+            self.optimiser.param_groups[0]["lr"] = rate
+            self._step()
+            return
+        self.index.copy_(index)
+        assert isinstance(self.rate, Tensor)
+        self.rate.fill_(rate)
+        self.graph.replay()
+
+    def take_loss(self) -> float:
+        """The sum of the losses since the last call; waits for the device."""
+        value = float(self.loss_sum)
+        self.loss_sum.zero_()
+        return value
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's momentum, by weight."""
+        state = self.optimiser.state
+        return {name: state[weight]["momentum_buffer"] for name, weight in self.net.named_parameters()}
+
+    def _step(self) -> None:
+        loss = batch_loss(self.net, self.table.batch(self.index), self.recipe, self.bfloat16)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.loss_sum += loss.detach()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        before = [value.detach().clone() for value in self._state()]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        with torch.no_grad():
+            for value, old in zip(self._state(), before, strict=True):
+                value.copy_(old)
+        return graph
+
+    def _state(self) -> list[Tensor]:
+        return [*self.net.parameters(), *self.moments().values(), self.loss_sum]
+
+
+def train(
+    features: Features,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: Precision = "auto",
+    progress: Callable[[Progress], None] | None = None,
+) -> Checkpoint:
+    """Train FENet on the pairs that have regions and keywords.
+
+    Deterministic: the same features, recipe, seed, device and threads give the same weights, bit for bit,
+    whether the training was interrupted or not. PyTorch's global random state is left as it was.
+
+    Args:
+        features: the frozen fragments.
+        recipe: None: ``make_recipe("auto", pairs=...)``.
+        seed: of weights, order, dropout and the split.
+        out: where the checkpoint goes. Meanwhile ``out`` + ``.training`` holds the state after each epoch.
+        resume: go on from that state, or start anew if there is none.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: of the products with the weights; ``auto``: bfloat16 on a CUDA device that has it.
+        progress: is told how it goes.
+
+    Returns:
+        The checkpoint of the best epoch by the validation's caption-only score
+        (:mod:`felga.fenet.validation`), the last epoch without one; saved to ``out`` if given.
+
+    Raises:
+        BadInputError: fewer than two usable pairs; the state to resume is of another training or damaged.
+        DivergedError: the loss is not a number.
+        MissingError: no such device; safetensors is not installed and ``out`` is given.
+    """
+    recipe = recipe or make_recipe("auto", pairs=len(features.usable))
+    where = _device(device)
+    fit, held = _split(features, recipe, seed)
+    table = features.table(np.concatenate([fit, held]), where)
+    places = torch.arange(len(table), device=where)
+    validation = Validation(table.select(places[len(fit) :])) if len(held) else None
+    if validation is not None and not len(validation.queries):
+        validation = None
+    run = _Run(recipe, seed, table.select(places[: len(fit)]), validation, precision, progress)
+    fingerprint = features.fingerprint()
+    about: dict[str, Any] = {
+        "recipe": recipe.to_json(),
+        "seed": seed,
+        "fingerprint": fingerprint,
+        "device": where.type,
+        "precision": precision,
+    }
+    state = None if out is None else Path(f"{out}.training")
+    cuda = [where.index or 0] if where.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        run.begin(features.dim)
+        if resume and state is not None and state.exists():
+            run.restore(state, about)
+        while not run.finished:
+            run.epoch()
+            if state is not None:
+                run.keep(state, about)
+    put_arrays(run.net, run.best)
+    done = Checkpoint(
+        net=run.net.eval(),
+        recipe=recipe,
+        seed=seed,
+        encoder=features.encoder,
+        identity=features.identity,
+        fingerprint=fingerprint,
+        versions={"felga": __version__, "torch": torch.__version__},
+        history=tuple(asdict(epoch) for epoch in run.history),
+        epoch=run.best_epoch,
+    )
+    if out is not None:
+        done.save(out)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return done
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadInputError(f"{name!r} is no device; auto, cpu, cuda or cuda:N is wanted") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MissingError("there is no CUDA device here: use --device cpu")
+    return device
+
+
+def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:
+    """The pairs to train from and those held out."""
+    usable = features.usable
+    held = min(MOST_VALIDATION_PAIRS, round(recipe.validation * len(usable)))
+    if len(usable) - held < 2:
+        raise BadInputError(
+            f"{len(usable)} of {len(features)} pairs have both regions and keywords; at least two are needed "
+            "besides the validation's"
+        )
+    order = np.random.default_rng(seed).permutation(usable)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+class _Run:
+    """A training under way: what changes from epoch to epoch, and nothing else."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        table: Table,
+        validation: Validation | None,
+        precision: Precision,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.recipe, self.seed, self.table, self.validation = recipe, seed, table, validation
+        self.precision, self.progress = precision, progress
+        self.batch = min(recipe.batch, len(table))
+        self.steps = len(table) // self.batch
+        self.history: list[Epoch] = []
+        self.best: Arrays = {}
+        self.best_epoch, self.best_score = 0, -np.inf
+        self.started, self.done_here = time.monotonic(), 0
+
+    def begin(self, dim: int) -> None:
+        """Make the network from the seed."""
+        torch.manual_seed(self.seed)
+        self.net: FENet = build(self.recipe, dim).to(self.table.vectors.device).train()
+        self.stepper = Stepper(self.net, self.table, self.recipe, self.batch, self.precision)
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or no better score came for too long."""
+        done, patience = len(self.history), self.recipe.patience
+        tired = self.validation is not None and patience > 0 and done - self.best_epoch >= patience
+        return done >= self.recipe.epochs or tired
+
+    def epoch(self) -> None:
+        """Every pair once, in an order that hangs on seed and epoch alone; the rest of a batch waits."""
+        epoch, recipe, steps = len(self.history), self.recipe, self.steps
+        mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+        torch.manual_seed(mixed)  # of dropout too: nothing of the past has to be kept
+        order = torch.randperm(len(self.table))[: steps * self.batch].view(steps, self.batch)
+        order = order.to(self.table.vectors.device)
+        self.net.train()
+        total, since, rate = 0.0, 0, recipe.rate
+        for step in range(steps):
+            # A rate by steps falls between epochs, as the paper's does; by cosine it falls at every step.
+            done = epoch + step / steps if recipe.schedule == "cosine" else epoch
+            rate = recipe.rate_at(done / recipe.epochs)
+            self.stepper(order[step], rate)
+            since += 1
+            last = step + 1 == steps
+            if since == LOOK or last:
+                loss = self.stepper.take_loss()
+                self._check(loss, epoch, step, rate)
+                total += loss
+                self.done_here += since
+                if not last:
+                    self._report(epoch, step, loss / since, rate, None)
+                    since = 0
+        score = self.validation.score(self.net.apply_to) if self.validation is not None else None
+        self.history.append(
+            Epoch(
+                epoch + 1,
+                total / steps,
+                rate,
+                None if score is None else score.discovery,
+                None if score is None else score.assignment,
+            )
+        )
+        if score is None or score.mean > self.best_score:
+            self.best, self.best_epoch = arrays_of(self.net), epoch + 1
+            self.best_score = -np.inf if score is None else score.mean
+        self._report(epoch, steps - 1, loss / since, rate, score)
+
+    def _check(self, loss: float, epoch: int, step: int, rate: float) -> None:
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} at epoch {epoch + 1}, step {step + 1} of {self.steps}, "
+                f"with the rate {rate:g}: train with a lower rate"
+            )
+
+    def _report(self, epoch: int, step: int, loss: float, rate: float, score: Score | None) -> None:
+        if self.progress is None:
+            return
+        to_do = self.steps * (self.recipe.epochs - epoch) - step - 1
+        pace = (time.monotonic() - self.started) / max(self.done_here, 1)
+        self.progress(
+            Progress(epoch + 1, self.recipe.epochs, step + 1, self.steps, loss, rate, pace * to_do, score)
+        )
+
+    def keep(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Write everything that the next epoch hangs on."""
+        moments = {name: value.cpu().numpy() for name, value in self.stepper.moments().items()}
+        groups = {"net": arrays_of(self.net), "moment": moments, "best": self.best}
+        arrays = {f"{group}/{name}": value for group, some in groups.items() for name, value in some.items()}
+        progress = {
+            "history": [asdict(epoch) for epoch in self.history],
+            "best_epoch": self.best_epoch,
+            "best_score": None if self.best_score == -np.inf else self.best_score,
+        }
+        metadata = {"felga": "training", "about": json.dumps(about, sort_keys=True)}
+        write_arrays(path, arrays, metadata | {"progress": json.dumps(progress)})
+
+    def restore(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Read what :meth:`keep` wrote. BadInputError if it is of another training."""
+        arrays, metadata = read_arrays(path, "training")
+        found = json.loads(metadata["about"])
+        other = [name for name in about if found.get(name) != json.loads(json.dumps(about[name]))]
+        if other:
+            raise BadInputError(
+                f"{path} is the state of a training with another {' and '.join(other)}: "
+                "resume with the same ones, or start anew"
+            )
+        groups: dict[str, Arrays] = {"net": {}, "moment": {}, "best": {}}
+        for name, value in arrays.items():
+            group, _, weight = name.partition("/")
+            groups[group][weight] = value
+        put_arrays(self.net, groups["net"])
+        for name, moment in self.stepper.moments().items():
+            moment.copy_(torch.from_numpy(groups["moment"][name]))
+        progress = json.loads(metadata["progress"])
+        self.best, self.best_epoch = groups["best"], progress["best_epoch"]
+        self.best_score = -np.inf if progress["best_score"] is None else progress["best_score"]
+        self.history = [Epoch(**epoch) for epoch in progress["history"]]
