@@ -35,6 +35,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+bench = typer.Typer(
+    help="Measure: the paper's protocol, proposals.", no_args_is_help=True, rich_markup_mode=None
+)
+fenet_app = typer.Typer(help="Put a trained FENet on an index.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+app.add_typer(fenet_app, name="fenet")
+
 Index = Annotated[Path | None, typer.Option(help="Folder of the index. [default: the one built last]")]
 TopK = Annotated[int, typer.Option("--top", "-k", help="How many hits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -258,6 +265,151 @@ def doctor(form: InfoForm = "table", device: Device = "auto") -> None:
                 print(f"  {'':20} {entry['lacks']}")
 
 
+@app.command(epilog="Example: felga train indexes/photos --out photos.fenet.safetensors --plot loss.png")
+def train(
+    source: Annotated[Path, typer.Argument(help="An index, or a features file of --features-out.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint.")] = Path("fenet.safetensors"),
+    recipe: Annotated[
+        str, typer.Option(help="paper, residual, or auto: by how many pairs there are.")
+    ] = "auto",
+    method: Annotated[
+        str, typer.Option(help="felga, dense, sparse, dynamic, global, dense+global or sparse+global.")
+    ] = "felga",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe, e.g. epochs=20.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed training stopped.")] = False,
+    features_out: Annotated[Path | None, typer.Option(help="Also keep what it was trained from.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Loss curve, PNG.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder of a TensorBoard log.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train FENet on the pairs of an index, from their captions alone (FELGA, 3.2)."""
+    from felga.fenet import report
+    from felga.fenet.features import Features
+    from felga.fenet.recipes import make_recipe
+    from felga.fenet.train import Progress
+    from felga.fenet.train import train as run
+    from felga.training import features_of
+
+    features = features_of(source) if source.is_dir() else Features.load(source)
+    changes = _settings(settings or [])
+    plan = make_recipe(recipe, pairs=len(features.usable), **{**changes, "method": method})
+    if features_out:
+        features.save(features_out)
+        _say(f"features are in {features_out}")
+    with _progress() as show:
+
+        def progress(at: Progress) -> None:
+            done = (at.epoch - 1) * at.steps + at.step
+            show(f"epoch {at.epoch} loss {at.loss:.4f} rate {at.rate:.4g}", done, at.epochs * at.steps)
+
+        made = run(features, plan, seed=seed, out=out, resume=resume, device=device, progress=progress)
+    if plot:
+        report.loss_curve(made, plot)
+    if tensorboard:
+        report.tensorboard_log(made, tensorboard)
+    _say(
+        f"{out} is trained on {len(features.usable)} pairs ({features.left_out} left out), epoch {made.epoch}"
+    )
+    print(json.dumps({"checkpoint": str(out), "sha256": made.sha256(), **dict(made.history[made.epoch - 1])}))
+
+
+@fenet_app.command(
+    "apply", epilog="Example: felga fenet apply photos.fenet.safetensors --index indexes/photos"
+)
+def fenet_apply(
+    checkpoint: Annotated[Path | None, typer.Argument(help="What felga train wrote.")] = None,
+    index: Index = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the FENet off the index.")] = False,
+) -> None:
+    """Put a FENet on an index, or take it off; the raw vectors stay, nothing is encoded."""
+    from felga.indexing import apply_fenet
+
+    if (checkpoint is None) != remove:
+        raise BadInputError("name a checkpoint to put on the index, or --remove, one of the two")
+    folder = index or _last()
+    manifest = apply_fenet(folder, checkpoint)
+    _say(f"{folder} has {'no FENet' if remove else f'the FENet {checkpoint}'}, {manifest.dim} dimensions")
+
+
+@bench.command(
+    "coco", epilog="Example: felga bench coco --root coco --methods frozen,felga --out results.json"
+)
+def bench_coco(
+    root: Annotated[Path, typer.Option(help="COCO's folder: annotations/, val2017/, ...")],
+    train_root: Annotated[Path | None, typer.Option(help="The same for training. [default: --root]")] = None,
+    train_split: Annotated[str, typer.Option(help="train2017 or train2014.")] = "train2017",
+    test_split: Annotated[str, typer.Option(help="val2017 or val2014.")] = "val2017",
+    ids: Annotated[Path | None, typer.Option(help="Only these test image ids, one a line.")] = None,
+    train_ids: Annotated[Path | None, typer.Option(help="Only these training image ids.")] = None,
+    methods: Annotated[str, typer.Option(help="Rows of the paper's tables, by commas, or all.")] = "all",
+    encoder: Annotated[str, typer.Option(help="See felga doctor.")] = "conse",
+    regions: Annotated[str, typer.Option(help="Region proposer.")] = "graphseg+edgeboxes",
+    keywords: Annotated[str, typer.Option(help="Keyword proposer.")] = "keybert",
+    whole: Annotated[bool, typer.Option(help="The whole picture is one region more.")] = True,
+    pooling: Annotated[
+        Literal["roi", "crop"] | None, typer.Option(help="One pass a picture, or a region.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="paper, residual or auto.")] = "auto",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe.")] = None,
+    seeds: Annotated[str, typer.Option(help="Trainings of each method, by commas.")] = "0,1,2",
+    relevance: Annotated[
+        Literal["box", "mention"],
+        typer.Option(help="Right texts: of pictures that show it, or that name it."),
+    ] = "box",
+    out: Annotated[Path | None, typer.Option(help="Results json.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="The paper's tables: .md, .json or .csv.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for curves, bars and sheets.")] = None,
+    figure: Annotated[
+        str, typer.Option(help="Class of the before/after sheet (the paper's Figure 2).")
+    ] = "boat",
+    work: Annotated[Path, typer.Option(help="Where the indexes are kept.")] = Path("indexes"),
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(help="Crops or texts in a forward pass.")] = 32,
+    offline: Offline = False,
+) -> None:
+    """Object discovery and description assignment by mAP on COCO, as the paper measures them (4.3)."""
+    _prepare(offline)
+    from felga.evaluation import benchmark, results
+    from felga.evaluation.tables import render_tables
+    from felga.indexing import Options
+
+    form = {".md": "markdown", ".json": "json", ".csv": "csv"}.get(tables.suffix) if tables else "markdown"
+    if form is None:
+        raise BadInputError(f"{tables} has no format: name a file that ends in .md, .json or .csv")
+    drawn = benchmark.Drawings(figures, figure) if figures else None
+    with _progress() as progress:
+        found = benchmark.bench_coco(
+            root,
+            methods=results.METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
+            options=Options(
+                encoder, regions, keywords, whole=whole, device=device, batch_size=batch_size, pooling=pooling
+            ),
+            train_root=train_root,
+            train_split=train_split,
+            test_split=test_split,
+            ids=ids,
+            train_ids=train_ids,
+            recipe=recipe,
+            changes=_settings(settings or []),
+            seeds=_numbers(seeds),
+            relevance=relevance,
+            work=work,
+            progress=progress,
+            tell=_say,
+            drawings=drawn,
+        )
+    rendered = render_tables(found, form)  # type: ignore[arg-type]
+    if out:
+        results.write_results(found, out)
+        _say(f"results are in {out}")
+    if tables:
+        tables.write_text(rendered, "utf-8")
+    sys.stdout.write(rendered)
+
+
 @app.command(epilog="Example: felga demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the corpus, the index and the sheets.")] = Path(
@@ -340,6 +492,27 @@ def _box(text: str | None) -> Box | None:
             f"--box {text} is not a box: wanted x1,y1,x2,y2 in pixels, e.g. 10,20,200,180"
         ) from error
     return x1, y1, x2, y2
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE as json values where they are any, else as words."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInputError(f"--set {pair} is not NAME=VALUE, e.g. epochs=20")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadInputError(f"{text!r} is no list of whole numbers such as 0,1,2") from error
 
 
 def _lines(path: Path) -> list[str]:

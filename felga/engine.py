@@ -24,7 +24,7 @@ from felga.tasks import Owner, best_owners
 from felga.types import Box, Encoder, ImageHit, RegionHit, Rows, TextHit, Vectors
 
 if TYPE_CHECKING:
-    from felga.fenet.checkpoint import Loaded
+    from felga.fenet.checkpoint import Checkpoint
 
 
 class Engine:
@@ -146,13 +146,14 @@ class Engine:
         return self._fenet.apply(vectors)
 
     @cached_property
-    def _fenet(self) -> Loaded | None:
+    def _fenet(self) -> Checkpoint | None:
         if self.manifest.fenet is None:
             return None
         from felga.fenet.checkpoint import load_fenet
 
+        encoder = self.manifest.contract["encoder"]
         return load_fenet(
-            self.folder / self.manifest.fenet["file"], encoder=self.manifest.contract["encoder"]
+            self.folder / self.manifest.fenet["file"], encoder=encoder["name"], identity=encoder
         )
 
     def _look(self, path: Path, box: Box | None) -> Vectors:

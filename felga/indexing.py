@@ -512,12 +512,12 @@ def _load_fenet(
         return None, lambda vectors: vectors, int(encoder["dim"])
     from felga.fenet.checkpoint import load_fenet
 
-    fenet = load_fenet(checkpoint, encoder=encoder)
+    fenet = load_fenet(checkpoint, encoder=encoder["name"], identity=encoder)
     sha256 = sha256_file(checkpoint)
     name = f"fenet-{sha256[:8]}.safetensors"
     if not (out / name).exists():
         write_whole(out / name, checkpoint.read_bytes())
-    return {"file": name, "sha256": sha256, "dim": fenet.dim}, fenet.apply, fenet.dim
+    return {"file": name, "sha256": sha256, "dim": fenet.out}, fenet.apply, fenet.out
 
 
 def _known(table: Owners, columns: Sequence[str], key: str) -> dict[str, dict[str, Any]]:

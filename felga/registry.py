@@ -44,6 +44,8 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.encoders.open_clip:clip",
             "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip",
         ),
+        "blip": Entry("felga.encoders.blip:blip", "blip:FOLDER or blip:HUB/NAME, by transformers"),
+        "blip2": Entry("felga.encoders.blip2:blip2", "blip2:FOLDER or blip2:HUB/NAME, by transformers"),
     },
     "regions": {
         "selective-search": Entry(
@@ -51,6 +53,20 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         ),
         "graphseg+edgeboxes": Entry(
             "felga.proposals.unsupervised:graphseg_edgeboxes", "graph segments and EdgeBoxes, interleaved"
+        ),
+        "detreg": Entry(
+            "felga.proposals.detreg:detreg", "detreg:FILE, Deformable DETR with DETReg's weights"
+        ),
+        "torchvision": Entry(
+            "felga.proposals.torchvision:torchvision", "torchvision:ARCH or torchvision:ARCH/FILE, its RPN"
+        ),
+        "detectron2": Entry(
+            "felga.proposals.detectron2:detectron2", "detectron2:CONFIG@WEIGHTS, an RPN or a detector"
+        ),
+        "mayaku": Entry(
+            "felga.proposals.detectron2:mayaku",
+            "Detectron2's FPN checkpoints without Detectron2",
+            "pip install mayaku",
         ),
         "grid": Entry("felga.proposals.unsupervised:grid", "fixed boxes, for comparison"),
         "boxes": Entry("felga.proposals.given:boxes", "boxes:FILE, proposals read from a json file"),

@@ -239,11 +239,13 @@ class Owners:
     def digest(self) -> str:
         """sha256 over every value of every row in order: two stores that hold the same have the same."""
         names = [field.name for field in self._table.schema if field.name != "mtime_ns"]
-        hashes = {name: hashlib.sha256() for name in names}
+        lengths = {name: hashlib.sha256() for name in names}
+        values = {name: hashlib.sha256() for name in names}
         for batch in self.batches(names):
             for name in names:
-                _hash_column(hashes[name], batch.column(name))
-        return hashlib.sha256(b"".join(hashes[name].digest() for name in names)).hexdigest()
+                _hash_column(lengths[name], values[name], batch.column(name))
+        parts = [part for name in names for part in (lengths[name].digest(), values[name].digest())]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def _guard(self, read: Any) -> Any:
         try:
@@ -267,21 +269,20 @@ def _version_files(version: int) -> tuple[str, str]:
     return f"{2**64 - 1 - version}.manifest", f"{version}.manifest"
 
 
-def _hash_column(into: Any, column: pa.Array) -> None:
-    """Feed a column's values: independent of how the rows are cut into batches."""
+def _hash_column(lengths: Any, values: Any, column: pa.Array) -> None:
+    """Feed a column to two hashes, so that it does not matter how the rows are cut into batches."""
     if pa.types.is_list(column.type):
-        into.update(
-            np.asarray(pa.compute.fill_null(pa.compute.list_value_length(column), 0), np.int64).tobytes()
-        )
+        counts = pa.compute.fill_null(pa.compute.list_value_length(column), 0)
+        lengths.update(np.asarray(counts, np.int64).tobytes())
         column = column.flatten()
         if pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         for value in column.to_pylist():
             data = value.encode() if isinstance(value, str) else value
-            into.update(b"-" if data is None else len(data).to_bytes(8, "little") + data)
+            values.update(b"-" if data is None else len(data).to_bytes(8, "little") + data)
     else:
-        into.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
+        values.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
 
 
 def _offsets(counts: Sequence[int]) -> pa.Array:

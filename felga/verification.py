@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from felga.errors import BadIndexError
+from felga.errors import BadIndexError, BadInputError
 from felga.index import FragmentIndex
 from felga.indexing import Transform
 from felga.manifest import Manifest, TableEntry, damaged, read_manifest
@@ -30,7 +30,8 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
         NotFoundError, BadIndexError: there is no manifest to check against.
     """
     manifest = read_manifest(folder)
-    found = damaged(folder, manifest)
+    if found := damaged(folder, manifest):
+        return manifest, found  # Lance's reader aborts on damaged files: their rows are not read
     transform: Transform = lambda vectors: vectors  # noqa: E731
     if manifest.fenet is not None:
         from felga.fenet.checkpoint import load_fenet
@@ -39,7 +40,7 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
             transform = load_fenet(
                 folder / manifest.fenet["file"], encoder=manifest.contract["encoder"]
             ).apply
-        except BadIndexError as error:
+        except (BadIndexError, BadInputError) as error:
             return manifest, [*found, str(error)]
     for name, entry in (("images", manifest.images), ("texts", manifest.texts)):
         try:

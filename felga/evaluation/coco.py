@@ -73,6 +73,7 @@ class Split:
         region_boxes: (n, 4) pixels, for :func:`proposal_ceiling`.
         boxes: (B, 4) pixels, for :func:`proposal_ceiling`.
         keywords: U words, for :func:`keyword_ceiling`.
+        picture_ids: P names, for those who draw.
     """
 
     class_names: Sequence[str]
@@ -93,6 +94,7 @@ class Split:
     region_boxes: Boxes | None = None
     boxes: Boxes | None = None
     keywords: Sequence[str] | None = None
+    picture_ids: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         classes, pictures, boxes = len(self.class_names), self.pictures, len(self.box_vectors)
@@ -112,6 +114,7 @@ class Split:
             "region_boxes": regions,
             "boxes": boxes,
             "keywords": keywords,
+            "picture_ids": pictures,
         }
         for name, wanted in lengths.items():
             value = getattr(self, name)

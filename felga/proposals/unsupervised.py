@@ -47,7 +47,7 @@ class Unsupervised:
         }
 
     def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """At most ``top`` regions of each picture, best first; the score falls with the rank."""
+        """At most ``top`` regions of each picture, best first; the score is one over the rank."""
         return [self._of(picture, top) for picture in pictures]
 
     def _of(self, picture: Picture, top: int) -> list[Region]:
@@ -61,7 +61,7 @@ class Unsupervised:
         size_of = np.array([picture.width, picture.height] * 2, np.float64)
         kept = _distinct(shares[_sound(shares * size_of, picture)], top)
         return [
-            Region((float(x1), float(y1), float(x2), float(y2)), 1 - rank / top)
+            Region((float(x1), float(y1), float(x2), float(y2)), 1 / (rank + 1))
             for rank, (x1, y1, x2, y2) in enumerate(kept * size_of)
         ]
 

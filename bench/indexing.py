@@ -1,0 +1,133 @@
+"""Indexing: pictures a second, where the time goes, peak memory.
+
+    python bench/indexing.py --corpus PICTURES [--pictures 100 1500] [--out bench/results/indexing.json]
+
+Each size is indexed in a process of its own, from the first pictures of the corpus (by name), repeated where
+it has fewer; peak memory is the process's largest resident set, so that of 100 and of 1,500 pictures show
+what grows. The ratio beside it is against the same work without felga: a plain loop that decodes, proposes
+and encodes one picture after the other with the same parts and all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import felga
+from felga.evaluation.results import commit, machine
+
+
+def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
+    """Index ``count`` pictures with their captions, or run the plain loop over them."""
+    from felga.corpus.folder import FolderCorpus
+    from felga.indexing import Options, index
+
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Path(folder, "corpus")
+        chosen.mkdir()
+        items = FolderCorpus(corpus).scan()
+        texts = {text.image_id: text.text for text in items.texts} or _captions(corpus)
+        for n in range(count):
+            item = items.pictures[n % len(items.pictures)]
+            suffix = Path(item.path).suffix
+            os.symlink(corpus / item.path, chosen / f"{n:06d}{suffix}")
+            caption = texts.get(item.image_id) or texts.get(str(int(Path(item.path).stem or 0)))
+            if caption:
+                (chosen / f"{n:06d}.txt").write_text(caption)
+        start = time.perf_counter()
+        if plain:
+            _loop(chosen)
+            found: dict[str, object] = {}
+        else:
+            report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
+            found = {
+                "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
+                "regions": report.pictures.fragments,
+                "keywords": report.texts.fragments,
+            }
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "pictures": count,
+        "seconds": round(seconds, 2),
+        "pictures_per_second": round(count / seconds, 2),
+        "peak_mib": round(peak),
+        **found,
+    }
+
+
+def _captions(corpus: Path) -> dict[str | None, str]:
+    """Captions of a COCO folder: beside it lies annotations/captions_NAME.json."""
+    from felga.corpus.coco import CocoCorpus
+
+    path = corpus.parent / "annotations" / f"captions_{corpus.name}.json"
+    return {text.image_id: text.text for text in CocoCorpus(path).scan().texts} if path.exists() else {}
+
+
+def _loop(folder: Path) -> None:
+    """The named alternative: one picture after the other, crops encoded apart, one text after the other."""
+    import numpy as np
+
+    from felga.corpus.decode import read_picture
+    from felga.registry import make_encoder, make_keywords, make_regions
+
+    encoder = make_encoder("conse", device="cpu", pooling="crop")
+    regions, keywords = make_regions("graphseg+edgeboxes"), make_keywords("keybert", device="cpu")
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".txt":
+            words = [keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]]
+            encoder.encode_texts(words)
+        else:
+            picture = read_picture(path, path.name)
+            boxes = [picture.whole, *(region.box for region in regions.propose([picture], 10)[0])]
+            encoder.encode_regions([picture], [np.array(boxes, np.float32)])
+
+
+def main() -> None:
+    """Measure each size in its own process and write the json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, nargs="+", default=[100, 1500])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "indexing.json")
+    parser.add_argument("--one", choices=["felga", "plain"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    corpus = arguments.corpus.resolve()
+    if arguments.one:
+        print(json.dumps(measure(corpus, arguments.pictures[0], arguments.one == "plain")))
+        return
+
+    def child(kind: str, count: int) -> dict[str, object]:
+        command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--pictures", str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(kind, found, file=sys.stderr, flush=True)
+        return found
+
+    plain = child("plain", min(arguments.pictures))
+    runs = [child("felga", count) for count in arguments.pictures]
+    result = {
+        "felga": felga.__version__,
+        "commit": commit(),
+        "machine": machine(),
+        "corpus": f"{corpus.parent.name}/{corpus.name}",
+        "runs": runs,
+        "plain_loop_crop_by_crop": plain,
+        "times_faster_than_plain_loop": round(
+            runs[0]["pictures_per_second"] / plain["pictures_per_second"],  # type: ignore[operator]
+            2,
+        ),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Run an indexing job that is killed again and again; a program, since it forks before Lance is used.
+
+    python killed.py SITE CORPUS OUT KILLS SEED
+
+Each try is a forked child that indexes and is killed by SIGKILL at a random moment. After each kill another
+child checks that the index is as it was (the manifest's bytes, and `verify`), or that there is none yet.
+Prints how many kills landed while the job was at work.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+site, corpus, out, kills, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:6])
+sys.path.insert(0, site)
+
+from felga.corpus.folder import FolderCorpus  # noqa: E402
+from felga.indexing import Options, index  # noqa: E402
+from felga.verification import verify  # noqa: E402
+
+OPTIONS = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
+
+
+def child(work) -> int:
+    """Fork; the child does ``work`` and exits with 0, or with 1 and a traceback."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    return process
+
+
+def build() -> None:
+    index(FolderCorpus(corpus), out, OPTIONS)
+
+
+def check() -> None:
+    manifest, wrong = verify(out)
+    assert not wrong, wrong
+    assert manifest.images.owners
+
+
+landed = 0
+draw = random.Random(seed)
+before = (out / "manifest.json").read_bytes() if (out / "manifest.json").exists() else None
+while landed < kills:
+    process = child(build)
+    time.sleep(draw.uniform(0.0, 0.35))
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "the job failed by itself"
+        break
+    landed += 1
+    now = (out / "manifest.json").read_bytes() if (out / "manifest.json").exists() else None
+    if before is not None and now == before and landed % 5 == 0:
+        _, status = os.waitpid(child(check), 0)
+        assert status == 0, "the old index is not readable after a kill"
+_, status = os.waitpid(child(build), 0)
+assert status == 0, "the job did not go on after the kills"
+_, status = os.waitpid(child(check), 0)
+assert status == 0
+print(landed)

@@ -1,0 +1,75 @@
+"""The structure is a test: data flows one way, and `felga --help` is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "felga"
+GROUND = {"errors", "types", "registry", "scoring", "files", "device", "minilm", ""}
+ROOMS = [
+    ["corpus"], ["proposals"], ["encoders"], ["store", "manifest"], ["fenet"], ["index"], ["indexing", "tasks"],
+    ["engine", "verification", "doctor", "training"], ["evaluation", "viz", "render"], ["cli"],
+]  # fmt: skip
+RANK = {name: i for i, room in enumerate(ROOMS) for name in room}
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """(room, name) of every felga import in a file, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "felga":
+            rooms = [(node.module or "").partition(".")[2].split(".")[0]]
+            if rooms == [""]:
+                rooms = [
+                    alias.name if (PACKAGE / f"{alias.name}.py").exists() else "" for alias in node.names
+                ]
+            found |= {(room, alias.name) for room in rooms for alias in node.names}
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "felga":
+                    found.add((alias.name.partition(".")[2].split(".")[0], ""))
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_left(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    assert room in GROUND or room in RANK, f"{room} stands in no room: add it where the data passes it"
+    for target, name in imports(path):
+        if room in GROUND:
+            assert target in GROUND, f"{path.name} is the ground floor and imports {target}"
+        elif target != room and target not in GROUND:
+            assert RANK[target] < RANK[room], f"{room} imports {target}, which lies to its right"
+            assert not name.startswith("_"), f"{room} imports {target}'s private {name}"
+
+
+def test_the_walk_sees_imports():
+    assert ("store", "Owners") in imports(PACKAGE / "engine.py")
+    assert ("viz", "viz") in imports(PACKAGE / "cli.py")
+
+
+@pytest.mark.parametrize("code", ["import felga", "import felga.cli", "import felga.fenet"])
+def test_the_front_door_is_light(code):
+    heavy = "torch", "faiss", "lance", "cv2", "transformers", "open_clip"
+    check = f"{code}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_click_is_never_imported():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "click" for name in names), path

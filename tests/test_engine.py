@@ -1,0 +1,211 @@
+"""The engine over the demo index, made by the real encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from felga import Engine
+from felga.corpus.decode import read_picture
+from felga.errors import BadIndexError, BadInputError, NotFoundError
+from felga.manifest import read_manifest
+from felga.registry import make_encoder
+from felga.store import Owners, flat
+from felga.verification import verify
+
+
+@pytest.fixture(scope="module")
+def engine(demo):
+    return Engine.open(demo[0], device="cpu")
+
+
+def share_inside(box, other):
+    """How much of ``other`` lies in ``box``."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    return max(width, 0) * max(height, 0) / ((other[2] - other[0]) * (other[3] - other[1]))
+
+
+def test_what_is_searched_is_found(engine, demo):
+    for query, label in demo[1].searches:
+        hits = engine.search(query, k=3)
+        assert [hit.rank for hit in hits] == [1, 2, 3]
+        assert all(label in demo[1].boxes[hit.image_id] for hit in hits), query
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+        for hit in hits:
+            assert hit.score == hit.regions[0].score
+            assert Path(hit.path).is_file()
+        shares = [share_inside(hit.regions[0].box, demo[1].boxes[hit.image_id][label]) for hit in hits]
+        assert max(shares) > 0.5, f"no box of {query} holds the {label}: {shares}"
+
+
+def test_scores_are_the_cosines_of_the_store(engine, demo):
+    """Against every raw vector, one by one."""
+    query = engine.encoder.encode_texts(["cat"])[0]
+    table = Owners(demo[0] / "images.lance", engine.manifest.images.version)
+    wanted = []
+    for row in table.read(["image_id", "boxes", "vectors"]).to_pylist():
+        scores = [float(np.dot(np.float64(vector), query)) for vector in row["vectors"]]
+        wanted.append((-max(scores), row["image_id"], row["boxes"][int(np.argmax(scores))]))
+    wanted.sort()
+    hits = engine.search("cat", k=99)
+    assert [hit.image_id for hit in hits] == [image_id for _, image_id, _ in wanted]
+    np.testing.assert_allclose([hit.score for hit in hits], [-score for score, _, _ in wanted], atol=1e-5)
+    assert [list(hit.regions[0].box) for hit in hits] == [box for _, _, box in wanted]
+
+
+def test_regions_of_a_hit_best_first_and_without_the_whole(engine):
+    (hit,) = engine.search("rocket", k=1, regions=4)
+    assert len(hit.regions) == 4
+    assert [r.score for r in hit.regions] == sorted((r.score for r in hit.regions), reverse=True)
+    everything = engine.search("rocket", k=99, regions=99)
+    assert all(sum(region.whole for region in hit.regions) == 1 for hit in everything)
+    parts = engine.search("rocket", k=99, regions=99, whole=False)
+    assert len(parts) == len(everything)
+    assert not any(region.whole for hit in parts for region in hit.regions)
+
+
+def test_many_queries_answer_as_one_by_one(engine):
+    together = engine.search_all(["cat", "coffee", "a man with a camera"], k=4)
+    for query, hits in zip(["cat", "coffee", "a man with a camera"], together, strict=True):
+        alone = engine.search(query, k=4)
+        assert [hit.image_id for hit in hits] == [hit.image_id for hit in alone]
+
+
+def test_sentences_of_a_box_and_of_its_crop(engine, demo, tmp_path):
+    asked = demo[1].assignment
+    path = demo[1].folder / asked.image_id
+    hits = engine.assign(path, asked.box, k=3)
+    assert hits[0].keyword == asked.word
+    for hit in hits:
+        assert asked.word in hit.text.lower()
+        assert hit.text[slice(*hit.span)].lower() == hit.keyword
+    from PIL import Image
+
+    Image.open(path).crop(tuple(map(int, asked.box))).save(tmp_path / "crop.png")
+    assert engine.assign(tmp_path / "crop.png", k=1)[0].keyword == asked.word
+
+
+def test_a_picture_finds_itself(engine, demo):
+    path = demo[1].folder / "scene-03.png"
+    assert engine.search_picture(path, k=1)[0].image_id == "scene-03.png"
+    box = demo[1].boxes["scene-03.png"]["rocket"]
+    found = engine.search_picture(path, box, k=4)
+    assert all("rocket" in demo[1].boxes[hit.image_id] for hit in found[:3])
+
+
+def test_bad_questions(engine, demo):
+    path = demo[1].folder / "scene-03.png"
+    for bad, match in (
+        (lambda: engine.search("  "), "query is empty"),
+        (lambda: engine.search("cat", k=0), "k is 0"),
+        (lambda: engine.assign(path, (700, 0, 800, 50)), "holds no pixel of scene-03.png, which is 640x480"),
+        (lambda: engine.assign(path, (9, 9, 9, 50)), "holds no pixel"),
+        (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is no picture"),
+    ):
+        with pytest.raises(BadInputError, match=match):
+            bad()
+    with pytest.raises(NotFoundError, match="name a picture"):
+        engine.assign("gone.png")
+
+
+def test_an_index_moves(demo_copy, demo, tmp_path):
+    moved = Path(shutil.copytree(demo[1].folder, tmp_path / "elsewhere"))
+    engine = Engine.open(demo_copy, device="cpu", root=moved)
+    hit = engine.search("cat", k=1)[0]
+    assert Path(hit.path).parent == moved
+    assert read_picture(Path(hit.path), "").width == 640
+
+
+def test_a_sound_index_verifies(demo):
+    assert verify(demo[0])[1] == []
+
+
+def files_of(folder):
+    return sorted(read_manifest(folder).files)
+
+
+def test_each_file_is_missed_when_it_is_gone_short_or_changed(demo_copy):
+    for name in files_of(demo_copy):
+        path = demo_copy / name
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        for damage in (None, whole[:-1], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+            if damage is None:
+                path.unlink()
+            else:
+                path.write_bytes(damage)
+            with pytest.raises(BadIndexError, match="is damaged"):
+                Engine.open(demo_copy)
+            assert any(name in line for line in verify(demo_copy)[1])
+        path.write_bytes(whole)
+    assert verify(demo_copy)[1] == []
+
+
+def test_verify_compares_rows_and_not_only_hashes(demo_copy):
+    """A manifest that was forged to fit a damaged FAISS file does not pass."""
+    from felga.files import sha256_file
+
+    manifest = json.loads((demo_copy / "manifest.json").read_bytes())
+    (name,) = manifest["images"]["indexes"]
+    data = bytearray((demo_copy / name).read_bytes())
+    data[-4:] = np.float32(0.5).tobytes()
+    (demo_copy / name).write_bytes(data)
+    manifest["files"][name]["sha256"] = sha256_file(demo_copy / name)
+    (demo_copy / "manifest.json").write_text(json.dumps(manifest))
+    (line,) = verify(demo_copy)[1]
+    assert "other vectors than images.lance" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 1"),
+        (lambda m: {**m, "format": "other"}, "is not the manifest of a felga index"),
+        (lambda m: {k: v for k, v in m.items() if k != "dim"}, "lacks or exceeds a field"),
+        (lambda m: {**m, "more": 1}, "lacks or exceeds a field"),
+        (lambda m: {**m, "images": {**m["images"], "version": 999}}, "cannot be read at version 999"),
+    ],
+)
+def test_other_manifests_are_refused(demo_copy, change, match):
+    path = demo_copy / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_bytes()))))
+    with pytest.raises(BadIndexError, match=match):
+        Engine.open(demo_copy)
+    path.write_text("{")
+    with pytest.raises(BadIndexError, match="cannot be read as json"):
+        Engine.open(demo_copy)
+
+
+def test_other_weights_are_refused_when_they_are_needed(demo_copy):
+    path = demo_copy / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["contract"]["encoder"]["weights"]["minilm"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadIndexError, match="made with another conse than is here"):
+        Engine.open(demo_copy, device="cpu").search("cat")
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(NotFoundError, match="is not there: run `felga index"):
+        Engine.open(tmp_path / "gone")
+    with pytest.raises(NotFoundError, match="holds no finished index"):
+        Engine.open(tmp_path)
+
+
+def test_vectors_are_kept_raw_with_their_boxes(demo):
+    """The store's vectors are the encoder's, encoded once more here."""
+    manifest = read_manifest(demo[0])
+    table = Owners(demo[0] / "images.lance", manifest.images.version)
+    batch = next(iter(table.batches(["image_id", "path", "boxes", "vectors"], 2)))
+    encoder = make_encoder("conse", device="cpu")
+    names = batch.column("image_id").to_pylist()
+    pictures = [read_picture(demo[1].folder / name, name) for name in names]
+    counts = batch.column("boxes").value_lengths().to_pylist()
+    boxes = np.split(flat(batch.column("boxes")), np.cumsum(counts)[:-1])
+    again = np.concatenate(encoder.encode_regions(pictures, boxes))
+    np.testing.assert_allclose(flat(batch.column("vectors")), again, atol=1e-5)
