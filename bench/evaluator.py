@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import sys
@@ -222,6 +223,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
         "tied_texts": tied_share(job, sample[:20]),
         "rounds": rounds,
         "threads": THREADS,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "felga_commit": commit(),
         "machine": {**machine(), "sklearn": sklearn.__version__},
     }
