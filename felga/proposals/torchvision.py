@@ -196,7 +196,10 @@ def load_pretrained(
         BadInputError: the weights are truncated, hold a pickle, lack a key or have another shape.
     """
     from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_log
 
+    bars = transformers_log.is_progress_bar_enabled()
+    transformers_log.disable_progress_bar()
     log = logging.getLogger("transformers.modeling_utils")
     level = log.level
     log.setLevel(logging.ERROR)  # it reports at length what the checks below tell in a sentence
@@ -210,6 +213,8 @@ def load_pretrained(
         ) from error
     finally:
         log.setLevel(level)
+        if bars:
+            transformers_log.enable_progress_bar()
     for trouble in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, info[trouble])):
             told = trouble.replace("_", " ")

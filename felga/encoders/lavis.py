@@ -1,0 +1,283 @@
+"""LAVIS encoders (salesforce-lavis), run by a worker process in an environment of their own, over a pipe.
+
+LAVIS pins versions that cannot live beside felga's. Make it an environment once, and tell felga its Python::
+
+    python3 -m venv lavis-env
+    lavis-env/bin/pip install torch torchvision salesforce-lavis==1.0.2 \\
+        "numpy<2" "pandas<3" "huggingface_hub<0.26"
+    export FELGA_LAVIS_PYTHON=lavis-env/bin/python
+
+``lavis:blip_feature_extractor/base`` and ``lavis:blip2_feature_extractor/pretrain`` take the weights that
+LAVIS names so, from its cache or the network; ``lavis:blip_feature_extractor/base@FILE`` takes a checkpoint
+of LAVIS's form of any size (BLIP-2: with ``eva_vit_g.pth`` beside it if it lacks the vision tower).
+``vocab.txt`` beside it stands for the vocabulary of bert-base-uncased, which else comes from the hub.
+
+Vectors are those of ``extract_features``: BLIP's projected [CLS]; the mean of BLIP-2's projected query
+tokens, as :mod:`felga.encoders.blip2` explains.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from felga.encoders import lavis_worker
+from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
+from felga.errors import BadInputError, MissingError
+from felga.proposals.torchvision import existing, pick_device, sha256_of
+from felga.types import Boxes, Picture, Vectors
+
+VARIABLE = "FELGA_LAVIS_PYTHON"
+INSTALL = (
+    "python3 -m venv lavis-env && lavis-env/bin/pip install torch torchvision salesforce-lavis==1.0.2 "
+    f"'numpy<2' 'pandas<3' 'huggingface_hub<0.26' && export {VARIABLE}=lavis-env/bin/python"
+)
+MODELS = ("blip_feature_extractor", "blip2_feature_extractor")
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # LAVIS's own, of CLIP
+
+
+def lavis(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Lavis:
+    """The encoder ``lavis:WEIGHTS``; the worker starts when the encoder is first used.
+
+    Args:
+        weights: ``MODEL/TYPE`` or ``MODEL/TYPE@FILE``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, of the worker.
+        batch_size: crops or texts in one forward pass.
+        pooling: ``crop`` or None.
+
+    Raises:
+        BadInputError: not of this form, no such model, or ``pooling`` is ``roi``.
+        NotFoundError: no such file. MissingError: no environment with LAVIS is told, or no such device.
+    """
+    if pooling not in (None, "crop"):
+        raise BadInputError(
+            f"lavis encodes a region by its crop; pooling {pooling!r} is not to be had, use 'crop'"
+        )
+    if batch_size < 1:
+        raise BadInputError(f"a batch of {batch_size} holds nothing; 1 at least")
+    return Lavis(weights, device=pick_device(device), batch_size=batch_size)
+
+
+class Lavis:
+    """A frozen BLIP or BLIP-2 of LAVIS behind a pipe; what is sent are normalised crops and texts.
+
+    Attributes:
+        name: ``lavis:`` and the weights as they were asked for.
+    """
+
+    def __init__(self, weights: str, *, device: torch.device, batch_size: int) -> None:
+        self.name = f"lavis:{weights}"
+        self.batch_size = batch_size
+        self.device = device
+        names, _, file = weights.partition("@")
+        self.model, _, self.type = names.partition("/")
+        if self.model not in MODELS or not self.type:
+            near = difflib.get_close_matches(self.model, MODELS, 1)
+            hint = (
+                f"did you mean {near[0]}/{self.type or 'base'}?" if near else f"models: {', '.join(MODELS)}"
+            )
+            raise BadInputError(f"lavis wants MODEL/TYPE or MODEL/TYPE@FILE; got {weights!r}; {hint}")
+        self.checkpoint = existing(Path(file).expanduser()) if file else None
+        self._python = find_python(self.name)
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._info: dict[str, Any] = {}
+
+    @property
+    def dim(self) -> int:
+        """Of the joint space; starts the worker, which knows it."""
+        return int(self._opened()["dim"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """LAVIS's ``blip_image_eval``: squash to the model's side, bicubic, CLIP's mean and deviation."""
+        side = int(self._opened()["side"])
+        return Preprocessing(size=(side, side), resize="squash", mean=MEAN, std=STD)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, sha256 of the weight files, preprocessing; starts the worker, which finds the files."""
+        hashes = [sha256_of(Path(path)) for path in self._opened()["files"]]
+        return {
+            "name": self.name,
+            "dim": self.dim,
+            "weights": "+".join(hashes),
+            "preprocessing": self.preprocessing.settings(),
+            "texts": "blip_caption of LAVIS",
+            "pooling": "crop",
+        }
+
+    def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``pictures[i]`` -> (n_i, dim) float32.
+
+        Raises:
+            MissingError: LAVIS, its weights or its vocabulary cannot be had, or the worker ended.
+            BadInputError: the checkpoint is truncated or of another model, or a box is not finite.
+        """
+
+        def forward(batch: torch.Tensor) -> torch.Tensor:
+            header = {"op": "image", "shape": list(batch.shape)}
+            return torch.from_numpy(self._ask(header, batch.numpy().tobytes()))
+
+        return encode_crops(
+            pictures,
+            boxes,
+            preprocessing=self.preprocessing,
+            batch_size=self.batch_size,
+            device=torch.device("cpu"),  # the worker's device is the worker's own business
+            dtype=torch.float32,
+            dim=self.dim,
+            forward=forward,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of texts: (n, dim) float32.
+
+        Raises:
+            As :meth:`encode_regions`.
+        """
+        return encode_batches(
+            texts,
+            batch_size=self.batch_size,
+            dim=self.dim,
+            forward=lambda batch: torch.from_numpy(self._ask({"op": "text", "texts": batch})),
+        )
+
+    def close(self) -> None:
+        """End the worker; the next use starts another."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+            if worker is not None:
+                worker.close()
+
+    def _opened(self) -> dict[str, Any]:
+        with self._lock:
+            if self._worker is None:
+                worker = Worker(self._python)
+                header = {
+                    "op": "open",
+                    "model": self.model,
+                    "type": self.type,
+                    "checkpoint": str(self.checkpoint.resolve()) if self.checkpoint else None,
+                    "device": str(self.device),
+                }
+                try:
+                    self._info, _ = worker.ask(header)
+                except BaseException:
+                    worker.close()
+                    raise
+                self._worker = worker
+            return self._info
+
+    def _ask(self, header: dict[str, Any], data: bytes = b"") -> np.ndarray[Any, np.dtype[np.float32]]:
+        self._opened()
+        with self._lock:
+            if self._worker is None:
+                raise MissingError(f"{self.name} was closed while it was in use")
+            try:
+                reply, found = self._worker.ask(header, data)
+            except MissingError:  # it ended: the next use starts another
+                self._worker.close()
+                self._worker = None
+                raise
+        return np.frombuffer(found, np.float32).reshape(reply["shape"]).copy()
+
+
+class Worker:
+    """A process of another Python that runs :mod:`felga.encoders.lavis_worker`. Not thread-safe."""
+
+    def __init__(self, python: Path) -> None:
+        self.python = python
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        if environment.get("HF_HUB_OFFLINE") == "1":
+            environment["TRANSFORMERS_OFFLINE"] = "1"  # what LAVIS's old transformers reads
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
+        try:
+            self._process = subprocess.Popen(
+                [str(python), "-I", "-W", "ignore", lavis_worker.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise MissingError(f"{VARIABLE} names no Python that runs: {error}") from error
+        self.close = weakref.finalize(self, _end, self._process, self._errors)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def ask(self, header: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Send a message and wait for its answer.
+
+        Raises:
+            MissingError: the worker ended, or lacks something. BadInputError: it refused the input.
+            RuntimeError: a bug on its side, with its traceback.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            lavis_worker.send(self._process.stdin, header, data)
+            answer = lavis_worker.receive(self._process.stdout)
+        except (OSError, ValueError):
+            answer = None
+        if answer is None:
+            code = self._process.wait()
+            told = f"the LAVIS worker of {str(self.python)!r} ended with {code}{self._last_words()}"
+            raise MissingError(f"{told}; the recipe for LAVIS: {INSTALL}")
+        reply, found = answer
+        if reply["ok"]:
+            return reply, found
+        if reply["kind"] == "missing":
+            raise MissingError(f"{reply['error']}; the recipe for LAVIS: {INSTALL}")
+        if reply["kind"] == "input":
+            raise BadInputError(reply["error"])
+        raise RuntimeError(f"the LAVIS worker failed: {reply['error']}\n{reply['trace']}")
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1].strip()})" if lines else ""
+
+
+def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        try:
+            if stream is not None:
+                stream.close()
+        except OSError:  # what was not yet written has no reader
+            pass
+    try:
+        process.wait(timeout=5)  # the end of its input ends it
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    errors.close()
+
+
+def find_python(name: str) -> Path:
+    """The Python of LAVIS's environment; ``FELGA_LAVIS_PYTHON`` is its path, or that of the environment.
+
+    Raises:
+        MissingError: the variable is not set, or names no such file; says the recipe.
+    """
+    told = os.environ.get(VARIABLE, "")
+    if not told:
+        raise MissingError(f"{name} wants an environment of its own for LAVIS, told by {VARIABLE}: {INSTALL}")
+    path = Path(told).expanduser()
+    python = path / "bin" / "python" if path.is_dir() else path
+    if not python.is_file():
+        raise MissingError(f"{VARIABLE} names {told!r}, where there is no Python: {INSTALL}")
+    return python.absolute()
