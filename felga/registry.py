@@ -46,6 +46,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         ),
         "blip": Entry("felga.encoders.blip:blip", "blip:FOLDER or blip:HUB/NAME, by transformers"),
         "blip2": Entry("felga.encoders.blip2:blip2", "blip2:FOLDER or blip2:HUB/NAME, by transformers"),
+        "lavis": Entry(
+            "felga.encoders.lavis:lavis",
+            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in LAVIS's own environment",
+        ),
     },
     "regions": {
         "selective-search": Entry(

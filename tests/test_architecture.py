@@ -12,9 +12,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "felga"
 GROUND = {"errors", "types", "registry", "scoring", "files", "device", "minilm", ""}
 ROOMS = [
-    ["corpus"], ["proposals"], ["encoders"], ["store", "manifest"], ["fenet"], ["index"], ["indexing", "tasks"],
-    ["engine", "verification", "doctor", "training"], ["evaluation", "viz", "render"], ["cli"],
-]  # fmt: skip
+    ["corpus"],
+    ["proposals"],
+    ["encoders"],
+    ["store", "manifest"],
+    ["fenet"],
+    ["index"],
+    ["indexing", "tasks"],
+    ["engine", "verification", "doctor", "training"],
+    ["evaluation", "viz", "render"],
+    ["cli"],
+]
 RANK = {name: i for i, room in enumerate(ROOMS) for name in room}
 
 

@@ -22,11 +22,12 @@ COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo"]
 def call(capsys, *words, code=0):
     """Run a command inside this process; (stdout, stderr)."""
     sys.argv = ["felga", *map(str, words)]
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-        raise SystemExit(0)
+    try:
+        stopped = cli.main()
+    except SystemExit as stop:
+        stopped = stop.code
     out = capsys.readouterr()
-    assert (stop.value.code or 0) == code, out.err
+    assert (stopped or 0) == code, out.err
     return out.out, out.err
 
 
@@ -36,7 +37,8 @@ def test_help_is_light_and_documents_the_exit_codes(capsys):
         assert command in out
     assert "Exit codes: 0 done; 1" in out
     assert call(capsys, "--version")[0].strip() == felga.__version__
-    code = "import sys; sys.argv = ['felga', '--help']\ntry:\n from felga.cli import main; main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['felga', '--help']\ntry:\n from felga.cli import main; main()\n"
+    code += "except SystemExit: pass\n"
     code += "print([m for m in ('torch', 'faiss', 'lance', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -124,7 +126,7 @@ def test_info_and_verify(capsys, demo):
 def test_a_damaged_index_exits_with_four(capsys, demo_copy):
     next(demo_copy.glob("regions*.faiss")).write_bytes(b"x")
     for words in (["search", "cat"], ["verify"]):
-        out, err = call(capsys, *words, "--index", demo_copy, code=4)
+        _, err = call(capsys, *words, "--index", demo_copy, code=4)
         assert err.count("\n") == 1
         assert "damaged" in err
 

@@ -118,7 +118,6 @@ def test_a_new_name_costs_no_encoding(made, monkeypatch):
     report = run(folder, out)
     assert counts(report.pictures) == counts(report.texts) == {"renamed": 1, "unchanged": 9}
     monkeypatch.undo()
-    fresh = out.parent / "fresh"
     assert verify(out)[1] == []
 
 

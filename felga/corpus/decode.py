@@ -16,6 +16,8 @@ from felga.types import Picture, Pixels
 
 WORKING_SIDE = 2048  # pixels; a longer picture is reduced when it is read
 MAX_MEGAPIXELS = 178.0  # of the original, read from its header before anything is decoded
+# No other formats: some start programs (EPS starts Ghostscript), whatever the file is called.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,7 +53,7 @@ def read_picture(path: Path, image_id: str, *, max_megapixels: float = MAX_MEGAP
     if not regular:  # a pipe would never end
         raise UnreadablePicture(f"{_shown(path)} is no regular file")
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         what = "is no picture" if isinstance(error, UnidentifiedImageError) else "has too many pixels"
         raise UnreadablePicture(f"{_shown(path)} {what}") from error

@@ -145,3 +145,11 @@ def test_threads(pack):
         thread.join()
     assert len(found) == 8
     assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def test_no_program_is_started_for_a_picture(tmp_path):
+    """EPS would be given to Ghostscript, also under another name."""
+    corners().save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(UnreadablePicture, match="is no picture"):
+        read_picture(tmp_path / "a.jpg", "a")

@@ -28,7 +28,8 @@ def test_pictures_are_found_in_order_hidden_ones_passed_over(folder):
     assert [item.image_id for item in listing.pictures] == ["a.jpg", "b.JPG", "deep/er/c.png"]
     assert listing.pictures[2].size == len("deep/er/c.png")
     assert listing.pictures[0].mtime_ns == (folder / "a.jpg").stat().st_mtime_ns
-    assert not (listing.texts or listing.bad)
+    assert not listing.texts
+    assert not listing.bad
 
 
 def test_sidecars(folder):
