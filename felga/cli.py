@@ -410,6 +410,55 @@ def bench_coco(
     sys.stdout.write(rendered)
 
 
+@bench.command("proposals", epilog="Example: felga bench proposals --root coco --split train2017")
+def bench_proposals(
+    root: Annotated[Path, typer.Option(help="COCO's folder: annotations/, val2017/, ...")],
+    split: Annotated[str, typer.Option(help="train2017, val2017, train2014 or val2014.")] = "val2017",
+    regions: Annotated[str, typer.Option(help="Region proposers, by commas.")] = (
+        "graphseg+edgeboxes,selective-search,grid"
+    ),
+    every: Annotated[int, typer.Option(help="Take every N-th picture.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Results json.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Recall at 10, 50 and 100 proposals, COCO's average recall, and time, for each proposer."""
+    from felga.corpus.coco import read_coco
+    from felga.evaluation import proposals, results
+    from felga.evaluation.benchmark import coco_files
+    from felga.files import to_json, write_whole
+
+    files = coco_files(root, split)
+    ids = sorted(str(row["id"]) for row in read_coco(files.instances)["images"])[::every]
+    rows = []
+    with _progress() as progress:
+        for name in regions.split(","):
+            rows.append(
+                proposals.measure(
+                    name.strip(), files.instances, files.images, ids=ids, device=device, progress=progress
+                )
+            )
+    if out:
+        head = {"felga": __version__, "commit": results.commit(), "machine": results.machine()}
+        data = {"dataset": f"{root.resolve().name} {split}", "pictures": len(ids)}
+        write_whole(out, (to_json({**head, **data, "results": rows}, indent=1) + "\n").encode())
+        _say(f"results are in {out}")
+    sys.stdout.write(proposals.as_table(rows))
+
+
+@app.command(epilog="Example: felga data coco2017 --root coco")
+def data(
+    name: Annotated[Literal["coco2014", "coco2017"], typer.Argument(help="Which data set.")],
+    root: Annotated[Path, typer.Option(help="Where it goes, in the official layout.")] = Path("coco"),
+    mirror: Annotated[str | None, typer.Option(help="Another address than COCO's own.")] = None,
+) -> None:
+    """Fetch COCO's official archives: resumable, checked by md5, unpacked."""
+    from felga.corpus.download import HOME, fetch_coco
+
+    with _progress() as progress:
+        fetch_coco(int(name[-4:]), root, home=mirror or HOME, progress=progress)
+    _say(f"{name} is in {root}")
+
+
 @app.command(epilog="Example: felga demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the corpus, the index and the sheets.")] = Path(
