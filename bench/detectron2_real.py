@@ -2,8 +2,8 @@
 
     python bench/detectron2_real.py --pictures FOLDER [--count 8]
 
-Full-size Mask R-CNN and RPN (ResNet-50 FPN) of the model zoo's configs; mayaku on the same checkpoint where it
-is installed. Detectron2 is not on PyPI: felga.proposals.detectron2 tells the line. Writes
+Full-size Mask R-CNN and RPN (ResNet-50 FPN) of the model zoo's configs; mayaku on the same checkpoint where
+it is installed. Detectron2 is not on PyPI: felga.proposals.detectron2 tells the line. Writes
 bench/results/detectron2.json.
 """
 
