@@ -328,7 +328,12 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    return {"cpu": model, "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "load_when_started": round(os.getloadavg()[0], 1),
+    }
 
 
 def main() -> None:

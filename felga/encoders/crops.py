@@ -77,9 +77,9 @@ class Preprocessing:
 
     def normalise(self, batch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(n, 3, h, w) uint8 -> the same in ``dtype``, on its device."""
-        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
-        return batch.float().div_(255).sub_(mean).div_(std).to(dtype)
+        scale = 1 / (255 * torch.tensor(self.std, device=batch.device).view(3, 1, 1))
+        shift = torch.tensor(self.mean, device=batch.device).view(3, 1, 1) * 255 * scale
+        return torch.mul(batch, scale).sub_(shift).to(dtype)  # two passes over memory, not four
 
 
 def cut(picture: Picture, boxes: Boxes) -> Iterator[torch.Tensor]:
