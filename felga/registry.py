@@ -44,11 +44,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.encoders.open_clip:clip",
             "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip",
         ),
-        "blip": Entry("felga.encoders.blip:blip", "blip:FOLDER or blip:HUB/NAME, by transformers"),
-        "blip2": Entry("felga.encoders.blip2:blip2", "blip2:FOLDER or blip2:HUB/NAME, by transformers"),
+        "blip": Entry("felga.encoders.blip:blip", "blip:OWNER/NAME or blip:FOLDER, by transformers"),
+        "blip2": Entry("felga.encoders.blip2:blip2", "blip2:OWNER/NAME or blip2:FOLDER, by transformers"),
         "lavis": Entry(
-            "felga.encoders.lavis:lavis",
-            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in LAVIS's own environment",
+            "felga.encoders.lavis:lavis", "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a process of its own"
         ),
     },
     "regions": {
@@ -58,19 +57,18 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "graphseg+edgeboxes": Entry(
             "felga.proposals.unsupervised:graphseg_edgeboxes", "graph segments and EdgeBoxes, interleaved"
         ),
-        "detreg": Entry(
-            "felga.proposals.detreg:detreg", "detreg:FILE, Deformable DETR with DETReg's weights"
-        ),
+        "detreg": Entry("felga.proposals.detreg:detreg", "detreg:FILE, DETReg's checkpoint by transformers"),
         "torchvision": Entry(
-            "felga.proposals.torchvision:torchvision", "torchvision:ARCH or torchvision:ARCH/FILE, its RPN"
+            "felga.proposals.torchvision:torchvision",
+            "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",
         ),
         "detectron2": Entry(
-            "felga.proposals.detectron2:detectron2", "detectron2:CONFIG@WEIGHTS, an RPN or a detector"
+            "felga.proposals.detectron2:detectron2", "detectron2:CONFIG@WEIGHTS, an RPN (#rpn) or a detector"
         ),
         "mayaku": Entry(
             "felga.proposals.detectron2:mayaku",
-            "Detectron2's FPN checkpoints without Detectron2",
-            "pip install mayaku",
+            "mayaku:CONFIG@WEIGHTS, Detectron2's checkpoints without Detectron2",
+            "pip install 'felga[mayaku]'",
         ),
         "grid": Entry("felga.proposals.unsupervised:grid", "fixed boxes, for comparison"),
         "boxes": Entry("felga.proposals.given:boxes", "boxes:FILE, proposals read from a json file"),

@@ -37,9 +37,9 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
         from felga.fenet.checkpoint import load_fenet
 
         try:
-            transform = load_fenet(
-                folder / manifest.fenet["file"], encoder=manifest.contract["encoder"]
-            ).apply
+            encoder = manifest.contract["encoder"]
+            checkpoint = folder / manifest.fenet["file"]
+            transform = load_fenet(checkpoint, encoder=encoder["name"], identity=encoder).apply
         except (BadIndexError, BadInputError) as error:
             return manifest, [*found, str(error)]
     for name, entry in (("images", manifest.images), ("texts", manifest.texts)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "felga"
-GROUND = {"errors", "types", "registry", "scoring", "files", "device", "minilm", ""}
+GROUND = {"errors", "types", "registry", "scoring", "files", "device", "minilm", "weights", ""}
 ROOMS = [
     ["corpus"],
     ["proposals"],

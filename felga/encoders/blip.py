@@ -19,17 +19,11 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
 from transformers.models.blip.modeling_blip import BlipPreTrainedModel
 
+from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError
-from felga.proposals.torchvision import (
-    first_line,
-    load_pretrained,
-    model_folder,
-    pick_device,
-    sha256_of_folder,
-    weight_files,
-)
 from felga.types import Boxes, Picture, Vectors
+from felga.weights import first_line, load_pretrained, model_folder, sha256_of_folder, weight_files
 
 Tower = Literal["visual", "text"]
 

@@ -31,11 +31,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from felga.device import pick_device
 from felga.encoders import lavis_worker
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError, MissingError
-from felga.proposals.torchvision import existing, pick_device, sha256_of
 from felga.types import Boxes, Picture, Vectors
+from felga.weights import existing, sha256_of
 
 VARIABLE = "FELGA_LAVIS_PYTHON"
 INSTALL = (

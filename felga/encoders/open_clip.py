@@ -24,19 +24,19 @@ from open_clip.factory import HF_HUB_PREFIX
 from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
+from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.proposals.torchvision import (
+from felga.types import Boxes, Picture, Vectors
+from felga.weights import (
     first_line,
     hub_file,
     load_exactly,
-    pick_device,
     read_checkpoint,
     require_network,
     sha256_of,
     state_of,
 )
-from felga.types import Boxes, Picture, Vectors
 
 Tower = Literal["visual", "text"]
 

@@ -30,19 +30,12 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
+from felga.device import pick_device
 from felga.errors import BadInputError, MissingError
 from felga.proposals.given import as_regions
-from felga.proposals.torchvision import (
-    existing,
-    first_line,
-    load_exactly,
-    pick_device,
-    read_checkpoint,
-    sha256_of,
-    state_of,
-    stretched,
-)
+from felga.proposals.torchvision import stretched
 from felga.types import Picture, Region
+from felga.weights import existing, first_line, load_exactly, read_checkpoint, sha256_of, state_of
 
 Source = Literal["instances", "rpn"]
 

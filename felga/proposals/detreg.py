@@ -19,19 +19,19 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from felga.device import pick_device
 from felga.errors import BadInputError
 from felga.proposals.given import as_regions
-from felga.proposals.torchvision import (
+from felga.types import Picture, Region
+from felga.weights import (
     load_exactly,
     load_pretrained,
     model_folder,
-    pick_device,
     read_checkpoint,
     sha256_of,
     sha256_of_folder,
     state_of,
 )
-from felga.types import Picture, Region
 
 State = dict[str, torch.Tensor]
 Objectness = Literal["label 1", "best class"]

@@ -8,7 +8,7 @@ import torch
 from torchvision.models import get_model, get_weight
 
 from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.proposals.torchvision import pick_device, stretched, torchvision
+from felga.proposals.torchvision import stretched, torchvision
 
 from .contract import PICTURES
 from .tiny import tiny_rcnn
@@ -89,14 +89,3 @@ def test_strips_are_stretched():
     assert stretched(np.zeros((1, 3200, 3), np.uint8)).shape == (100, 3200, 3)
     assert stretched(np.zeros((3200, 1, 3), np.uint8)).shape == (3200, 100, 3)
     assert stretched(np.zeros((10, 320, 3), np.uint8)).shape == (10, 320, 3)
-
-
-def test_devices():
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(BadInputError, match="no device 'gpu'"):
-        pick_device("gpu")
-    with pytest.raises(BadInputError, match="no device 'cuda:x'"):
-        pick_device("cuda:x")
-    with pytest.raises(MissingError, match="is not here"):
-        pick_device("cuda:99")

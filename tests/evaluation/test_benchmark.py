@@ -1,0 +1,169 @@
+"""The benchmark from files to results, on a COCO made of the demo's scenes, and on the real pictures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from felga.errors import BadInputError, NotFoundError
+from felga.evaluation.benchmark import bench_coco, coco_files, encode_split, read_split
+from felga.evaluation.coco import evaluate
+from felga.evaluation.proposals import as_table, measure
+from felga.indexing import Options
+from tests.test_cli import call
+
+OPTIONS = Options(device="cpu")
+NAMES = {"cat": 17, "cup": 47, "motorcycle": 4, "person": 1}
+
+
+@pytest.fixture(scope="module")
+def coco(demo, tmp_path_factory):
+    """The demo's scenes in COCO's layout: ten to train, six to test."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "annotations").mkdir()
+    scenes = sorted(demo[1].boxes)
+    classes = {**NAMES, "astronaut": 1, "photographer": 1}
+    for split, part in (("train2017", scenes[:10]), ("val2017", scenes[10:])):
+        (root / split).mkdir()
+        images, captions, boxes = [], [], []
+        for scene in part:
+            number = int(scene[6:8])
+            name = f"{number:012d}.png"
+            (root / split / name).write_bytes((demo[1].folder / scene).read_bytes())
+            images.append({"id": number, "file_name": name, "width": 640, "height": 480})
+            lines = (demo[1].folder / scene).with_suffix(".txt").read_text().splitlines()
+            for line in lines:
+                captions.append({"id": len(captions) + 1, "image_id": number, "caption": line})
+            for label, (x1, y1, x2, y2) in demo[1].boxes[scene].items():
+                if label in classes:
+                    box = [x1, y1, x2 - x1, y2 - y1]
+                    row = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "category_id": classes[label]}
+                    boxes.append({"id": len(boxes) + 1, "image_id": number, **row})
+        categories = [{"id": i, "name": name} for name, i in NAMES.items()]
+        for kind, rows in (("captions", captions), ("instances", boxes)):
+            data = {"images": images, "annotations": rows, "categories": categories}
+            (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(data))
+    return root
+
+
+def test_results_of_a_whole_run(capsys, coco, tmp_path):
+    out, tables = tmp_path / "results.json", tmp_path / "tables.md"
+    words = ["--methods", "entire,frozen,felga", "--seeds", "0,1", "--set", "epochs=2", "--set", "batch=4"]
+    more = ["--out", out, "--tables", tables, "--figures", tmp_path / "figures", "--figure", "cat"]
+    printed, err = call(
+        capsys, "bench", "coco", "--root", coco, "--work", tmp_path / "work", "--device", "cpu", *words, *more
+    )
+    found = json.loads(out.read_text())
+    assert set(found["results"]) == {"entire", "frozen", "felga"}
+    for method in found["results"].values():
+        for task in ("object_discovery", "description_assignment"):
+            assert 0 <= method[task]["map"] <= 1
+    assert [run["seed"] for run in found["results"]["felga"]["seeds"]] == [0, 1]
+    maps = [run["object_discovery"]["map"] for run in found["results"]["felga"]["seeds"]]
+    assert found["results"]["felga"]["object_discovery"]["map"] == pytest.approx(np.mean(maps))
+    assert found["encoder"]["name"] == "conse"
+    assert found["data"]["train"]["pairs"] == 10
+    assert found["results"]["frozen"]["object_discovery"]["map"] > 0.8, "a cat is found among six scenes"
+    assert "**Table 1.**" in printed
+    assert tables.read_text() == printed
+    assert "felga, seed 1" in err
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "classes.png",
+        "figure-2-cat.png",
+        "precision-recall.png",
+    ]
+    # Again: nothing is encoded, and the figures are the same to the bit.
+    again = bench_coco(coco, methods=["frozen"], options=OPTIONS, work=tmp_path / "work")
+    for task in ("object_discovery", "description_assignment"):
+        assert again["results"]["frozen"][task] == found["results"]["frozen"][task]
+
+
+def test_a_split_is_what_the_files_say(coco, tmp_path):
+    quiet = lambda *_: None  # noqa: E731
+    encoded = encode_split(coco_files(coco, "val2017"), tmp_path, OPTIONS, None, quiet)
+    split = read_split(encoded, OPTIONS, quiet)
+    data = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    assert split.picture_ids == [str(i) for i in range(11, 17)]
+    assert split.pictures == 6
+    assert list(split.class_names) == ["person", "motorcycle", "cat", "cup"]  # by COCO's ids
+    assert len(split.box_class) == len(data["annotations"])
+    for row, c, p, box in zip(
+        data["annotations"], split.box_class, split.box_picture, split.boxes, strict=False
+    ):
+        assert NAMES[split.class_names[c]] == row["category_id"]
+        assert split.picture_ids[p] == str(row["image_id"])
+        assert split.contains[c, p]
+        np.testing.assert_allclose(box[2:] - box[:2], row["bbox"][2:])
+    assert split.contains.sum() == len({(r["category_id"], r["image_id"]) for r in data["annotations"]})
+    first = split.keyword_rows[: split.keyword_offsets[1]]
+    assert {"astronaut", "coffee"} <= {split.keywords[i] for i in first}
+    entire = evaluate(split.entire())
+    assert entire["object_discovery"]["map"] != evaluate(split)["object_discovery"]["map"]
+
+
+def test_training_pictures_in_the_test_are_refused(coco, tmp_path):
+    with pytest.raises(BadInputError, match="6 of 6 test pictures were trained on"):
+        bench_coco(coco, methods=["felga"], options=OPTIONS, train_split="val2017", work=tmp_path)
+
+
+def test_missing_files_are_named(coco, tmp_path):
+    with pytest.raises(
+        NotFoundError, match=r"captions_val2014.json, .*instances_val2014.json, .*val2014 not there"
+    ):
+        bench_coco(coco, test_split="val2014", work=tmp_path)
+    with pytest.raises(BadInputError, match="no split 'test2017'"):
+        coco_files(coco, "test2017")
+    with pytest.raises(BadInputError, match="no method 'felgo'"):
+        bench_coco(coco, methods=["felgo"], work=tmp_path)
+
+
+def iou(a, b):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])  # noqa: E731
+    return width * height / (area(a) + area(b) - width * height)
+
+
+def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
+    """COCO's recall is that of a greedy matching; with boxes far apart it is a plain best overlap."""
+    from felga.corpus.decode import read_picture
+    from felga.registry import make_regions
+
+    files = coco_files(coco, "val2017")
+    found = measure("graphseg+edgeboxes", files.instances, files.images, device="cpu")
+    data = json.loads(files.instances.read_text())
+    proposer = make_regions("graphseg+edgeboxes")
+    best = []
+    for row in data["images"]:
+        picture = read_picture(files.images / row["file_name"], "")
+        regions = proposer.propose([picture], 100)[0][:10]
+        for truth in data["annotations"]:
+            if truth["image_id"] == row["id"]:
+                x, y, w, h = truth["bbox"]
+                best.append(max(iou(region.box, (x, y, x + w, y + h)) for region in regions))
+    assert found["recall@10"] == pytest.approx(np.mean([one >= 0.5 for one in best]))
+    assert found["recall@100"] >= found["recall@10"] >= found["AR@10"]
+    assert found["seconds_per_picture"] > 0
+    out, _ = call(
+        capsys,
+        "bench",
+        "proposals",
+        "--root",
+        coco,
+        "--regions",
+        "grid,graphseg+edgeboxes",
+        "--out",
+        tmp_path / "p.json",
+    )
+    rows = json.loads((tmp_path / "p.json").read_text())["results"]
+    assert [row["proposer"] for row in rows] == ["grid", "graphseg+edgeboxes"]
+    assert rows[1]["recall@10"] == found["recall@10"]
+    assert as_table(rows) == out
+
+
+def test_given_boxes_are_recalled_whole(coco):
+    files = coco_files(coco, "val2017")
+    found = measure(f"boxes:{files.instances}", files.instances, files.images)
+    assert found["recall@10"] == found["AR@100"] == 1.0
