@@ -60,10 +60,13 @@ def _packages() -> dict[str, str | None]:
 def _try(kind: Kind, name: str, device: str) -> dict[str, Any]:
     entry = names(kind)[name]
     state, lacks = "ready", ""
+    told = {"name": name, "about": entry.about}
     try:
         build, _ = factory(kind, name)
         if kind == "encoders":
-            encoder = build("", device=device, batch_size=1, pooling=None)
+            encoder = build(entry.probe, device=device, batch_size=1, pooling=None)
+            if entry.probe:
+                return {**told, "state": NEEDS_WEIGHTS, "lacks": f"name the weights: {entry.about}"}
             encoder.encode_texts(["boat"])
             encoder.identity()
         else:
@@ -72,4 +75,4 @@ def _try(kind: Kind, name: str, device: str) -> dict[str, Any]:
         state, lacks = "missing", str(error)
     except FelgaError as error:  # the family works, and asks for its argument
         state, lacks = NEEDS_WEIGHTS, str(error)
-    return {"name": name, "state": state, "about": entry.about, "lacks": lacks}
+    return {**told, "state": state, "lacks": lacks}

@@ -27,11 +27,15 @@ Kind: TypeAlias = Literal["encoders", "regions", "keywords"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a family's factory is, what it is in a line, and the line that installs what it needs."""
+    """Where a family's factory is, what it is in a line, and the line that installs what it needs.
+
+    ``probe`` is an argument by which ``felga doctor`` learns whether what it runs in is here.
+    """
 
     target: str
     about: str
     install: str = "pip install felga"
+    probe: str = ""
 
 
 BUILTIN: dict[Kind, dict[str, Entry]] = {
@@ -47,7 +51,9 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "blip": Entry("felga.encoders.blip:blip", "blip:OWNER/NAME or blip:FOLDER, by transformers"),
         "blip2": Entry("felga.encoders.blip2:blip2", "blip2:OWNER/NAME or blip2:FOLDER, by transformers"),
         "lavis": Entry(
-            "felga.encoders.lavis:lavis", "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a process of its own"
+            "felga.encoders.lavis:lavis",
+            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a process of its own",
+            probe="blip_feature_extractor/base",
         ),
     },
     "regions": {

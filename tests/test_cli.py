@@ -193,6 +193,12 @@ def test_doctor(capsys):
     assert states["conse"] == "ready"
     assert states["graphseg+edgeboxes"] == "ready"
     assert states["clip"] == "needs weights"
+    lacks = {entry["name"]: entry["lacks"] for kind in ("encoders", "regions") for entry in found[kind]}
+    if "FELGA_LAVIS_PYTHON" not in os.environ:
+        assert states["lavis"] == "missing"
+        assert "pip install torch torchvision salesforce-lavis==1.0.2" in lacks["lavis"]
+    if states["detectron2"] == "missing":
+        assert "pip install" in lacks["detectron2"]
     assert found["packages"]["torch"]
     for entry in found["encoders"]:
         assert entry["state"] == "ready" or entry["lacks"], f"{entry['name']} does not say what it lacks"
