@@ -94,6 +94,6 @@ def owner_loss(
     return lifted_structure(best, owns & counts, ~owns & counts, margin=margin, temperature=temperature)
 
 
-def total(local: Tensor | float, global_: Tensor | float, weight: float) -> Tensor | float:
-    """Eq. 13: the local loss plus lambda 3 times the global loss."""
-    return local + weight * global_
+def total(local: Tensor, across: Tensor, weight: float) -> Tensor:
+    """Eq. 13: the local loss plus lambda 3 (``weight``) times the global loss."""
+    return local + weight * across

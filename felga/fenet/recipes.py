@@ -109,6 +109,11 @@ class Recipe:
         """Whether the global loss takes part."""
         return self.method in ("global", "felga") or self.method.endswith("+global")
 
+    @property
+    def has_owner(self) -> bool:
+        """Whether the owner loss takes part: only between a local and a global loss."""
+        return self.has_global and self.labels is not None and self.lambda4 > 0
+
     def rate_at(self, done: float) -> float:
         """The rate when the share ``done`` of the training is done."""
         if self.schedule == "cosine":
