@@ -82,25 +82,20 @@ def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False)
     with torch.autocast(batch.vectors.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
         embedded = net(batch.vectors)  # (b, r + k, d')
     similarity = embedded[:, :r].flatten(0, 1) @ embedded[:, r:].flatten(0, 1).T  # (b * r, b * k), Eq. 9
-    lifted = partial(losses.lifted_structure, temperature=recipe.temperature)
+    form = partial(losses.FORMS[recipe.form], temperature=recipe.temperature)
     local = across = similarity.new_zeros(())
     if recipe.labels is not None:
-        local = lifted(similarity, *_labels(batch, recipe), margin=recipe.lambda1)
+        local = form(similarity, *_labels(batch, recipe), margin=recipe.lambda1)
     if recipe.has_global:
         between = losses.global_similarity(similarity, batch.real_regions, batch.real_keywords)  # (b, b)
         own = pseudo_labels.global_labels(b, between.device)
-        across = lifted(between, own, ~own, margin=recipe.lambda2)
+        across = form(between, own, ~own, margin=recipe.lambda2)
     loss = losses.total(local, across, recipe.lambda3 if recipe.labels is not None else 1.0)
     if recipe.has_owner:
+        best = losses.owner_similarity(similarity, batch.real_regions)  # (b, b * k)
         _, owns, first = pseudo_labels.same_keyword(batch.keyword_ids, batch.real_keywords)
-        loss = loss + recipe.lambda4 * losses.owner_loss(
-            similarity,
-            batch.real_regions,
-            owns,
-            first if recipe.distinct else batch.real_keywords.flatten(),
-            margin=recipe.lambda1,
-            temperature=recipe.temperature,
-        )
+        counts = first if recipe.distinct else batch.real_keywords.flatten()  # (b * k,)
+        loss = loss + recipe.lambda4 * form(best, owns & counts, ~owns & counts, margin=recipe.lambda1)
     return loss
 
 

@@ -44,6 +44,23 @@ def test_lifted_structure(temperature):
     assert float(got) == pytest.approx(wanted, rel=1e-12)
 
 
+def test_contrast():
+    rng = np.random.default_rng(6)
+    s = rng.uniform(-1, 1, (6, 5))
+    positive, negative = masks(rng, 6, 5)
+    wanted = 0.0
+    for scores, pos, neg in ((s, positive, negative), (s.T, positive.T, negative.T)):
+        anchors = []
+        for i in range(len(scores)):
+            push = sum(math.exp(scores[i, j] / 0.2) for j in range(len(scores[i])) if neg[i, j])
+            pulls = [math.exp((0.1 - scores[i, j]) / 0.2) for j in range(len(scores[i])) if pos[i, j]]
+            if push and pulls:
+                anchors.append(sum(math.log(1 + pull * push) for pull in pulls) / len(pulls))
+        wanted += sum(anchors) / len(anchors)
+    got = losses.contrast(torch.from_numpy(s), positive, negative, margin=0.1, temperature=0.2)
+    assert float(got) == pytest.approx(wanted, rel=1e-12)
+
+
 def test_a_margin_is_a_constant():
     rng = np.random.default_rng(1)
     s = torch.from_numpy(rng.uniform(-1, 1, (6, 5))).requires_grad_()
@@ -59,7 +76,6 @@ def test_gradients():
     rng = np.random.default_rng(2)
     s = torch.from_numpy(rng.uniform(-1, 1, (8, 6))).requires_grad_()
     positive, negative = masks(rng, 8, 6)
-    owns = torch.from_numpy(rng.random((2, 6)) < 0.5)
     v = torch.tensor([[True, True, True, False], [True, True, False, False]])
     k = torch.tensor([[True, True, True], [True, True, False]])
     eye = torch.eye(2).bool()
@@ -70,20 +86,25 @@ def test_gradients():
     def across(x):
         return losses.lifted_structure(losses.global_similarity(x, v, k), eye, ~eye, margin=0.5)
 
-    def owner(x):
-        return losses.owner_loss(x, v, owns, k.flatten(), margin=0.5, temperature=0.3)
+    def each(x):
+        return losses.contrast(x, positive, negative, margin=0.1, temperature=0.3)
 
-    for function in (local, across, owner):
+    def owner(x):
+        best = losses.owner_similarity(x, v)
+        return losses.contrast(best, best > 0, best <= 0, margin=0.1, temperature=0.3)
+
+    for function in (local, across, each, owner):
         assert torch.autograd.gradcheck(function, (s,))
 
 
+@pytest.mark.parametrize("form", losses.FORMS)
 @pytest.mark.parametrize("kind", ["positives", "negatives", "both"])
-def test_nothing_to_learn_is_zero_with_a_graph(kind):
+def test_nothing_to_learn_is_zero_with_a_graph(kind, form):
     s = torch.randn(4, 4, requires_grad=True)
     none, everything = torch.zeros(4, 4).bool(), torch.ones(4, 4).bool()
     positive = none if kind in ("positives", "both") else everything
     negative = none if kind in ("negatives", "both") else everything
-    loss = losses.lifted_structure(s, positive, negative, margin=0.5, temperature=0.1)
+    loss = losses.FORMS[form](s, positive, negative, margin=0.5, temperature=0.1)
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.equal(s.grad, torch.zeros(4, 4))
@@ -110,18 +131,14 @@ def test_global_similarity_of_nothing():
     assert got.tolist() == [[-math.inf, -math.inf], [0.0, 0.0]]
 
 
-def test_owner_loss():
+def test_owner_similarity():
     rng = np.random.default_rng(4)
     v = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
     s = torch.from_numpy(rng.uniform(-1, 0, (9, 6)))
-    owns = torch.from_numpy(rng.random((3, 6)) < 0.5)
-    counts = torch.tensor([True, True, False, True, True, True])
-    best = np.array(
-        [[max(float(s[n * 3 + i, j]) for i in range(3) if v[n, i]) for j in range(6)] for n in range(3)]
-    )
-    wanted = lifted_loop(best, (owns & counts).numpy(), (~owns & counts).numpy(), 0.5, 0.2)
-    got = losses.owner_loss(s, v, owns, counts, margin=0.5, temperature=0.2)
-    assert float(got) == pytest.approx(wanted, rel=1e-12)
+    got = losses.owner_similarity(s.masked_fill(~v.flatten()[:, None], 0.0), v)
+    for n in range(3):
+        for j in range(6):
+            assert float(got[n, j]) == max(float(s[n * 3 + i, j]) for i in range(3) if v[n, i])
 
 
 def test_total():
