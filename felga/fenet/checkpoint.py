@@ -19,8 +19,6 @@ from felga.fenet.files import Arrays, read_arrays, write_arrays
 from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe, from_json
 
-FORMAT = "1"
-
 
 def build(recipe: Recipe, dim: int) -> FENet:
     """The untrained network of a recipe for frozen vectors of length ``dim``."""
@@ -116,8 +114,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "sha256": self.sha256(),
         }
-        metadata = {"felga": "fenet", "version": FORMAT, "about": json.dumps(about, sort_keys=True)}
-        write_arrays(path, arrays_of(self.net), metadata)
+        write_arrays(path, "fenet", arrays_of(self.net), about)
 
 
 def arrays_of(net: FENet) -> Arrays:
@@ -153,9 +150,8 @@ def load_fenet(
         BadIndexError: it was trained on another encoder's vectors.
         MissingError: safetensors is not installed.
     """
-    arrays, metadata = read_arrays(path, "fenet")
+    arrays, about = read_arrays(path, "fenet")
     try:
-        about = json.loads(metadata["about"])
         recipe = from_json(about["recipe"])
         net = build(recipe, about["dim"])
         put_arrays(net, arrays)

@@ -132,10 +132,12 @@ class Features:
         arrays = self._arrays() | {
             name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()
         }
-        metadata = {"felga": "features", "version": "1", "encoder": self.encoder}
-        metadata["identity"] = json.dumps(dict(self.identity), sort_keys=True)
-        metadata["fingerprint"] = self.fingerprint()
-        write_arrays(path, arrays, metadata)
+        about = {
+            "encoder": self.encoder,
+            "identity": dict(self.identity),
+            "fingerprint": self.fingerprint(),
+        }
+        write_arrays(path, "features", arrays, about)
 
     @classmethod
     def load(cls, path: str | Path) -> Features:
@@ -146,23 +148,40 @@ class Features:
             BadInputError: it is damaged, of another kind, or does not hold what its fingerprint says.
             MissingError: safetensors is not installed.
         """
-        arrays, metadata = read_arrays(path, "features")
+        arrays, about = read_arrays(path, "features")
         try:
             pair_ids = json.loads(arrays.pop("pair_ids").tobytes())
             texts = json.loads(arrays.pop("keyword_texts").tobytes())
-            identity = json.loads(metadata["identity"])
             made = cls(
                 **arrays,
                 pair_ids=tuple(pair_ids),
                 keyword_texts=None if texts is None else tuple(texts),
-                encoder=metadata["encoder"],
-                identity=identity,
+                encoder=about["encoder"],
+                identity=about["identity"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadInputError(f"{path} lacks a part of a features file ({error}): make it again") from error
-        if made.fingerprint() != metadata.get("fingerprint"):
+        if made.fingerprint() != about.get("fingerprint"):
             raise BadInputError(f"{path} does not hold what its fingerprint says: make it again")
         return made
+
+    def take(self, pairs: Rows) -> Features:
+        """These ``pairs`` (q,) int64 alone, in this order; all keywords stay, and so their ids."""
+        pairs = np.asarray(pairs, np.int64)
+        rows = {}
+        for name in ("region", "keyword"):
+            offsets = getattr(self, f"{name}_offsets")
+            counts = np.diff(offsets)[pairs]
+            ends = np.concatenate([[0], np.cumsum(counts)])
+            rows[name] = (np.repeat(offsets[pairs] - ends[:-1], counts) + np.arange(ends[-1]), ends)
+        return replace(
+            self,
+            regions=self.regions[rows["region"][0]],
+            region_offsets=rows["region"][1],
+            keyword_ids=self.keyword_ids[rows["keyword"][0]],
+            keyword_offsets=rows["keyword"][1],
+            pair_ids=tuple(self.pair_ids[pair] for pair in pairs),
+        )
 
     def table(self, pairs: Rows, device: str | torch.device = "cpu") -> Table:
         """Put ``pairs`` on the device: every vector once, and which rows each pair has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from felga.errors import BadInputError, MissingError, NotFoundError
 
 Arrays = dict[str, npt.NDArray[Any]]
+FORMAT = 1
 
 
 def _safetensors() -> tuple[Any, Any]:
@@ -44,24 +46,30 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def write_arrays(
-    path: str | Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+    path: str | Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
 ) -> None:
-    """One safetensors file, atomically (:func:`write_whole`)."""
-    _, save = _safetensors()
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_whole(path, save(contiguous, metadata=dict(metadata)))
-
-
-def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, str]]:
-    """The arrays and the metadata of a safetensors file that felga wrote.
+    """One safetensors file, atomically (:func:`write_whole`).
 
     Args:
         path: the file.
-        kind: what it must be: its metadata's ``felga`` entry (``features``, ``fenet``, ``training``).
+        kind: ``features``, ``fenet`` or ``training``.
+        arrays: by name.
+        about: json values, kept in the metadata.
+    """
+    _, save = _safetensors()
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # One entry alone: safetensors writes several in random order, and a file would not be reproducible.
+    metadata = {"felga": json.dumps({"kind": kind, "format": FORMAT, **about}, sort_keys=True)}
+    write_whole(path, save(contiguous, metadata=metadata))
+
+
+def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of a file that :func:`write_arrays` wrote, and what it says about them.
 
     Raises:
         NotFoundError: no such file.
         BadInputError: it cannot be read, is no safetensors file, is cut short, or is of another kind.
+        MissingError: safetensors is not installed.
     """
     safe_open, _ = _safetensors()
     path = Path(path)
@@ -69,11 +77,13 @@ def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, str]]:
         raise NotFoundError(f"there is no file {path}")
     try:
         with safe_open(str(path), framework="np") as file:
-            metadata = dict(file.metadata() or {})
+            about = json.loads((file.metadata() or {}).get("felga", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own SafetensorError, OSError and ValueError
         raise BadInputError(f"{path} is damaged or no safetensors file ({error}): make it again") from error
-    found = metadata.get("felga")
-    if found != kind:
-        raise BadInputError(f"{path} is a file of {found or 'something else'!r}; one of {kind!r} is wanted")
-    return arrays, metadata
+    found = (about.get("kind", "something else"), about.get("format", FORMAT))
+    if found != (kind, FORMAT):
+        raise BadInputError(
+            f"{path} is a file of {found[0]!r}, format {found[1]}; {kind!r}, format {FORMAT} is wanted"
+        )
+    return arrays, about

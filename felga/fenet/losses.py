@@ -13,21 +13,21 @@ printed. As printed, a margin (lambda 1, lambda 2) is a constant: it moves the l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
-def _one_way(
-    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float, temperature: float
-) -> Tensor:
-    scaled = similarity / temperature  # (anchors, others)
-    usable = positive.any(1) & negative.any(1)  # (anchors,)
-    # An empty row would give -inf and a NaN gradient: it gets one harmless entry, and the weight 0.
-    spare = ~usable[:, None]
-    pull = (margin / temperature - scaled).masked_fill(~(positive | spare), -torch.inf).logsumexp(1)
-    push = scaled.masked_fill(~(negative | spare), -torch.inf).logsumexp(1)
-    weight = usable.to(scaled.dtype)
-    return ((pull + push) * weight).sum() / weight.sum().clamp(min=1)
+def _row_sums(values: Tensor, mask: Tensor, usable: Tensor) -> Tensor:
+    """``log sum exp`` over the masked entries of each row; something finite where ``usable`` is False."""
+    # An empty row would give -inf and a NaN gradient: it gets harmless entries, and the weight 0 later.
+    return values.masked_fill(~(mask | ~usable[:, None]), -torch.inf).logsumexp(1)  # (anchors,)
+
+
+def _mean(per_anchor: Tensor, usable: Tensor) -> Tensor:
+    weight = usable.to(per_anchor.dtype)
+    return (per_anchor * weight).sum() / weight.sum().clamp(min=1)
 
 
 def lifted_structure(
@@ -46,8 +46,41 @@ def lifted_structure(
     Returns:
         () float: mean over row anchors plus mean over column anchors; 0 with a graph if there is none.
     """
-    rows = _one_way(similarity, positive, negative, margin, temperature)
-    return rows + _one_way(similarity.T, positive.T, negative.T, margin, temperature)
+
+    def one_way(s: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        usable = pos.any(1) & neg.any(1)  # (anchors,)
+        pull = _row_sums(margin / temperature - s, pos, usable)
+        return _mean(pull + _row_sums(s, neg, usable), usable)
+
+    scaled = similarity / temperature  # (n, m)
+    return one_way(scaled, positive, negative) + one_way(scaled.T, positive.T, negative.T)
+
+
+def contrast(
+    similarity: Tensor, positive: Tensor, negative: Tensor, *, margin: float, temperature: float = 1.0
+) -> Tensor:
+    """Lifted structure with each positive by itself, and an end: not in the paper.
+
+    Per anchor: the mean over its positives p of ``log(1 + exp((margin - s_p) / t) * sum_neg exp(s / t))``.
+    Eq. 10 pulls at an anchor's least similar positive most, which among pseudo-labels is the likeliest to be
+    wrong, and goes on pushing apart what is apart; this does neither. Here the margin moves the gradient.
+
+    Args, returns: as :func:`lifted_structure`.
+    """
+
+    def one_way(s: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        usable = pos.any(1) & neg.any(1)  # (anchors,)
+        push = _row_sums(s, neg, usable)[:, None]  # (anchors, 1)
+        each = torch.nn.functional.softplus(margin / temperature + push - s)  # (anchors, others)
+        per_anchor = each.masked_fill(~pos, 0).sum(1) / pos.sum(1).clamp(min=1)
+        return _mean(per_anchor, usable)
+
+    scaled = similarity / temperature  # (n, m)
+    return one_way(scaled, positive, negative) + one_way(scaled.T, positive.T, negative.T)
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {"lifted": lifted_structure, "contrast": contrast}
+"""The forms of a loss by the name that a recipe has for them."""
 
 
 def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: Tensor) -> Tensor:
@@ -65,35 +98,24 @@ def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: T
     return similarity.masked_fill(~real, -torch.inf).view(b, r, b, k).amax((1, 3))  # (b, b)
 
 
-def owner_loss(
-    similarity: Tensor,
-    real_regions: Tensor,
-    owns: Tensor,
-    counts: Tensor,
-    *,
-    margin: float,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Keywords against whole pictures, each by its best region: object discovery (3.1, 4.3) as a loss.
+def owner_similarity(similarity: Tensor, real_regions: Tensor) -> Tensor:
+    """Pictures by keywords: a picture scores what its best region scores, as in object discovery (3.1, 4.3).
 
-    Not in the paper: between its local loss, which trusts a frozen similarity for every single region, and
-    its global one, which asks one fragment of each side. The same lifted structure.
+    The paper has no loss on it. It lies between the local loss, which trusts a frozen similarity for every
+    single region, and the global one (Eq. 11), which asks for one fragment of each side.
 
     Args:
         similarity: (b * r, m) float, regions by keyword places.
-        real_regions: (b, r) bool.
-        owns: (b, m) bool, the picture's text has the keyword.
-        counts: (m,) bool, the keyword place takes part.
+        real_regions: (b, r) bool. A pad never wins.
 
     Returns:
-        () float; 0 with a graph if no anchor has positives and negatives.
+        (b, m) float; -inf for a picture without regions.
     """
     b, r = real_regions.shape
     real = real_regions.flatten()[:, None]  # (b * r, 1)
-    best = similarity.masked_fill(~real, -torch.inf).view(b, r, -1).amax(1)  # (b, m)
-    return lifted_structure(best, owns & counts, ~owns & counts, margin=margin, temperature=temperature)
+    return similarity.masked_fill(~real, -torch.inf).view(b, r, -1).amax(1)  # (b, m)
 
 
-def total(local: Tensor | float, global_: Tensor | float, weight: float) -> Tensor | float:
-    """Eq. 13: the local loss plus lambda 3 times the global loss."""
-    return local + weight * global_
+def total(local: Tensor, across: Tensor, weight: float) -> Tensor:
+    """Eq. 13: the local loss plus lambda 3 (``weight``) times the global loss."""
+    return local + weight * across

@@ -15,6 +15,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 """Pseudo-labels and losses (FELGA, 4.4, 4.7): ``dense``, ``sparse`` and ``dynamic`` are local alone,
 ``global`` is global alone, ``felga`` is dynamic with global."""
 Schedule: TypeAlias = Literal["step", "cosine"]
+Form: TypeAlias = Literal["lifted", "contrast"]
 RESIDUAL_BELOW = 20_000
 """With fewer pairs than this, ``residual`` is the default recipe, else ``paper``."""
 
@@ -30,11 +31,12 @@ class Recipe:
         rate, momentum, weight_decay, batch, epochs: SGD; a batch counts pairs.
         schedule: ``step`` multiplies the rate by ``drop`` when the share ``drop_at`` of the epochs is done;
             ``cosine`` lets it fall from ``rate`` to 0, step by step.
+        form: ``lifted`` structure, the paper's, or ``contrast`` (:mod:`felga.fenet.losses`).
         temperature: divides the similarities in the losses.
         lambda1, lambda2: margins of Eq. 10 and Eq. 12.
         lambda3: weight of the global loss (Eq. 13).
-        lambda4: weight of the owner loss (:func:`felga.fenet.losses.owner_loss`), which the paper has not;
-            used where the method has local and global parts.
+        lambda4: weight of the same loss over pictures and keywords (``owner_similarity`` there), which the
+            paper has not; used where the method has local and global parts. Its margin is lambda1.
         distinct: mends the limitation that the paper names (5): a keyword that several texts of a batch have
             counts once, and is no negative of any picture whose text has it.
         validation: share of the pairs held out to choose the best epoch, at most 1,000; 0: train on all
@@ -59,6 +61,7 @@ class Recipe:
     schedule: Schedule = "step"
     drop_at: float = 0.8
     drop: float = 0.1
+    form: Form = "lifted"
     temperature: float = 1.0
     lambda1: float = 0.5
     lambda2: float = 0.5
@@ -77,7 +80,7 @@ class Recipe:
                 raise BadInputError(f"{entry.name} must be of type {kind.__name__}, not {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise BadInputError(f"{entry.name} must be a finite number, not {value!r}")
-        for name, known in (("method", METHODS), ("schedule", get_args(Schedule))):
+        for name, known in (("method", METHODS), ("schedule", get_args(Schedule)), ("form", get_args(Form))):
             value = getattr(self, name)
             if value not in known:
                 raise BadInputError(f"there is no {name} {value!r}; {_hint(value, known)}")
@@ -108,6 +111,11 @@ class Recipe:
     def has_global(self) -> bool:
         """Whether the global loss takes part."""
         return self.method in ("global", "felga") or self.method.endswith("+global")
+
+    @property
+    def has_owner(self) -> bool:
+        """Whether the owner loss takes part: only between a local and a global loss."""
+        return self.has_global and self.labels is not None and self.lambda4 > 0
 
     def rate_at(self, done: float) -> float:
         """The rate when the share ``done`` of the training is done."""

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -81,36 +82,35 @@ def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False)
     with torch.autocast(batch.vectors.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
         embedded = net(batch.vectors)  # (b, r + k, d')
     similarity = embedded[:, :r].flatten(0, 1) @ embedded[:, r:].flatten(0, 1).T  # (b * r, b * k), Eq. 9
-    real_regions, real_keywords = batch.real_regions, batch.real_keywords
-    same, owns, first = pseudo_labels.same_keyword(batch.keyword_ids, real_keywords)
-    loss: Tensor | float = 0.0
+    form = partial(losses.FORMS[recipe.form], temperature=recipe.temperature)
+    local = across = similarity.new_zeros(())
     if recipe.labels is not None:
-        if recipe.labels == "dense":
-            labels = pseudo_labels.dense(real_regions, real_keywords)  # (b, r, k)
-        else:
-            rule = pseudo_labels.sparse if recipe.labels == "sparse" else pseudo_labels.dynamic
-            labels = rule(batch.frozen_similarity(), real_regions, real_keywords)
-        if recipe.distinct:
-            positive, negative = pseudo_labels.distinct_labels(labels, real_regions, same, first)
-        else:
-            positive, negative = pseudo_labels.local_labels(labels, real_regions, real_keywords)
-        loss = losses.lifted_structure(
-            similarity, positive, negative, margin=recipe.lambda1, temperature=recipe.temperature
-        )
+        local = form(similarity, *_labels(batch, recipe), margin=recipe.lambda1)
     if recipe.has_global:
-        between = losses.global_similarity(similarity, real_regions, real_keywords)  # (b, b)
+        between = losses.global_similarity(similarity, batch.real_regions, batch.real_keywords)  # (b, b)
         own = pseudo_labels.global_labels(b, between.device)
-        together = losses.lifted_structure(
-            between, own, ~own, margin=recipe.lambda2, temperature=recipe.temperature
-        )
-        loss = losses.total(loss, together, recipe.lambda3 if recipe.labels is not None else 1.0)
-    if recipe.has_global and recipe.labels is not None and recipe.lambda4 > 0:
-        counts = first if recipe.distinct else real_keywords.flatten()
-        loss = loss + recipe.lambda4 * losses.owner_loss(
-            similarity, real_regions, owns, counts, margin=recipe.lambda1, temperature=recipe.temperature
-        )
-    assert isinstance(loss, Tensor)  # a method has at least one part
+        across = form(between, own, ~own, margin=recipe.lambda2)
+    loss = losses.total(local, across, recipe.lambda3 if recipe.labels is not None else 1.0)
+    if recipe.has_owner:
+        best = losses.owner_similarity(similarity, batch.real_regions)  # (b, b * k)
+        _, owns, first = pseudo_labels.same_keyword(batch.keyword_ids, batch.real_keywords)
+        counts = first if recipe.distinct else batch.real_keywords.flatten()  # (b * k,)
+        loss = loss + recipe.lambda4 * form(best, owns & counts, ~owns & counts, margin=recipe.lambda1)
     return loss
+
+
+def _labels(batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The local pseudo-labels of a batch: positive and negative (b * r, b * k)."""
+    real = batch.real_regions, batch.real_keywords
+    if recipe.labels == "dense":
+        labels = pseudo_labels.dense(*real)  # (b, r, k)
+    else:
+        rule = pseudo_labels.sparse if recipe.labels == "sparse" else pseudo_labels.dynamic
+        labels = rule(batch.frozen_similarity(), *real)
+    if not recipe.distinct:
+        return pseudo_labels.local_labels(labels, *real)
+    same, _, first = pseudo_labels.same_keyword(batch.keyword_ids, real[1])
+    return pseudo_labels.distinct_labels(labels, real[0], same, first)
 
 
 class Stepper:
@@ -397,13 +397,12 @@ class _Run:
             "best_epoch": self.best_epoch,
             "best_score": None if self.best_score == -np.inf else self.best_score,
         }
-        metadata = {"felga": "training", "about": json.dumps(about, sort_keys=True)}
-        write_arrays(path, arrays, metadata | {"progress": json.dumps(progress)})
+        write_arrays(path, "training", arrays, {"about": dict(about), "progress": progress})
 
     def restore(self, path: Path, about: Mapping[str, Any]) -> None:
         """Read what :meth:`keep` wrote. BadInputError if it is of another training."""
-        arrays, metadata = read_arrays(path, "training")
-        found = json.loads(metadata["about"])
+        arrays, kept = read_arrays(path, "training")
+        found, progress = kept["about"], kept["progress"]
         other = [name for name in about if found.get(name) != json.loads(json.dumps(about[name]))]
         if other:
             raise BadInputError(
@@ -417,7 +416,6 @@ class _Run:
         put_arrays(self.net, groups["net"])
         for name, moment in self.stepper.moments().items():
             moment.copy_(torch.from_numpy(groups["moment"][name]))
-        progress = json.loads(metadata["progress"])
         self.best, self.best_epoch = groups["best"], progress["best_epoch"]
         self.best_score = -np.inf if progress["best_score"] is None else progress["best_score"]
         self.history = [Epoch(**epoch) for epoch in progress["history"]]

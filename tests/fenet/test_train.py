@@ -1,0 +1,242 @@
+"""Training: it learns, is reproducible bit for bit, resumes, and says what went wrong."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import felga.fenet
+from felga.errors import BadInputError, DivergedError, MissingError
+from felga.fenet import losses, model, pseudo_labels, train, validation
+from felga.fenet.checkpoint import arrays_of, build
+from felga.fenet.features import Features
+from felga.fenet.recipes import METHODS, make_recipe
+from felga.fenet.validation import Validation
+
+from .made import made, with_empty_pairs
+
+SMALL = {"layers": 2, "hidden": 8, "epochs": 4, "batch": 8}
+
+
+def recipe(name="residual", **changes):
+    return make_recipe(name, **SMALL | changes)
+
+
+class Cut(Exception):
+    """The plug is pulled."""
+
+
+def test_it_learns_to_undo_the_turn():
+    features = made(300, seed=1)
+    done = train.train(features, make_recipe("residual", epochs=30, validation=0.2), seed=3)
+    assert len(done.history) == 30
+    held = train._split(features, done.recipe, 3)[1]
+    judge = Validation(features.table(held))
+    frozen, learnt = judge.score(lambda x: x), judge.score(done.net.apply_to)
+    assert learnt.discovery > frozen.discovery + 0.05
+    assert learnt.assignment > frozen.assignment + 0.05
+    best = max(done.history, key=lambda epoch: epoch["discovery"] + epoch["assignment"])
+    assert done.epoch == best["epoch"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_with_both_recipes(method):
+    features = with_empty_pairs(made(30))
+    for name in ("paper", "residual"):
+        done = train.train(features, recipe(name, method=method, epochs=1))
+        assert np.isfinite(done.history[0]["loss"])
+        assert done.apply(features.regions).shape == (len(features.regions), 512 if name == "paper" else 16)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state():
+    features = made(40)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    first = train.train(features, recipe("paper"), seed=1)
+    assert torch.equal(torch.rand(3), wanted)
+    torch.rand(100)
+    assert train.train(features, recipe("paper"), seed=1).sha256() == first.sha256()
+    assert train.train(features, recipe("paper"), seed=2).sha256() != first.sha256()
+
+
+@pytest.mark.parametrize("name", ["paper", "residual"])
+@pytest.mark.parametrize("held", [0.0, 0.3])
+def test_a_resumed_run_is_an_undisturbed_one(tmp_path, name, held):
+    features = made(40)
+    plan = recipe(name, validation=held)
+    calm, cut = tmp_path / "calm", tmp_path / "cut"
+    train.train(features, plan, seed=1, out=calm)
+
+    def pull(at):
+        if at.epoch == 3:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train.train(features, plan, seed=1, out=cut, progress=pull)
+    assert (tmp_path / "cut.training").exists()
+    assert not cut.exists()
+    seen = []
+    train.train(features, plan, seed=1, out=cut, resume=True, progress=lambda at: seen.append(at.epoch))
+    assert min(seen) == 3  # it went on, not anew
+    assert cut.read_bytes() == calm.read_bytes()
+    assert not (tmp_path / "cut.training").exists()
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    features, out = made(40), tmp_path / "some"
+
+    def pull(at):
+        if at.epoch == 2:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train.train(features, recipe(), out=out, progress=pull)
+    with pytest.raises(BadInputError, match="another seed"):
+        train.train(features, recipe(), seed=9, out=out, resume=True)
+    with pytest.raises(BadInputError, match="another recipe"):
+        train.train(features, recipe(rate=0.01), out=out, resume=True)
+    with pytest.raises(BadInputError, match="another fingerprint"):
+        train.train(made(41), recipe(), out=out, resume=True)
+    state = tmp_path / "some.training"
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(BadInputError, match="damaged"):
+        train.train(features, recipe(), out=out, resume=True)
+    train.train(features, recipe(), out=out)  # anew
+
+
+def test_patience():
+    features = made(60)
+    done = train.train(features, recipe(rate=1e-12, epochs=9, patience=2, validation=0.3))
+    assert len(done.history) == 3  # the first is never beaten
+    assert done.epoch == 1
+
+
+def test_a_loss_that_is_no_number_stops_it():
+    with pytest.raises(DivergedError, match=r"epoch 1, step \d+ of \d+, with the rate 1e\+30"):
+        train.train(made(40), recipe(rate=1e30))
+
+
+def test_progress():
+    seen = []
+    features = made(60)
+    train.train(features, recipe(epochs=2, batch=1, validation=0.1), progress=seen.append)
+    assert [(p.epoch, p.step, p.steps) for p in seen] == [(1, 50, 54), (1, 54, 54), (2, 50, 54), (2, 54, 54)]
+    assert [p.score is not None for p in seen] == [False, True, False, True]
+    assert all(p.seconds_left >= 0 and p.rate > 0 for p in seen)
+    assert seen[-1].seconds_left == 0
+
+
+def test_too_few_pairs_and_no_such_device():
+    with pytest.raises(BadInputError, match="1 of 3 pairs have both"):
+        train.train(with_empty_pairs(made(1)), recipe())
+    with pytest.raises(BadInputError, match="is no device"):
+        train.train(made(9), recipe(), device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(MissingError, match="no CUDA device"):
+            train.train(made(9), recipe(), device="cuda")
+
+
+def test_pairs_with_one_fragment_each_train():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 4)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    features = Features(x, np.arange(7), x[:1], np.zeros(6, int), np.arange(7))
+    done = train.train(features, recipe(validation=0.0))  # one keyword for all: distinct leaves no negative
+    assert all(epoch["loss"] == 0 or np.isfinite(epoch["loss"]) for epoch in done.history)
+
+
+def test_bfloat16_does_not_move_the_loss():
+    features = made(60)
+    batch = features.table(features.usable).batch(torch.arange(8))
+    for name in ("paper", "residual"):
+        plan = make_recipe(name, hidden=256)
+        torch.manual_seed(0)
+        net = build(plan, features.dim).eval()
+        exact = train.batch_loss(net, batch, plan)
+        assert train.batch_loss(net, batch, plan, bfloat16=True).item() == pytest.approx(
+            exact.item(), rel=2e-3
+        )
+
+
+def test_a_step_knows_no_pair_by_itself():
+    """No python loop in what a step runs."""
+    for function in (
+        train.batch_loss,
+        train._labels,
+        train.Stepper._step,
+        losses.lifted_structure,
+        losses.contrast,
+        losses.global_similarity,
+        losses.owner_similarity,
+        pseudo_labels.dynamic,
+        pseudo_labels.sparse,
+        pseudo_labels.distinct_labels,
+        pseudo_labels.same_keyword,
+    ):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        loops = (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp)
+        assert not any(isinstance(node, loops) for node in ast.walk(tree)), function.__name__
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device here: the recorded step is not tried"
+)
+def test_the_recorded_step_is_the_eager_one():
+    features = made(60)
+    plan = recipe("paper", dropout=0.0, validation=0.0)
+    here = train.train(features, plan, device="cpu")
+    there = train.train(features, plan, device="cuda", precision="float32")
+    for mine, its in zip(here.history, there.history, strict=True):
+        assert its["loss"] == pytest.approx(mine["loss"], rel=1e-3)
+    again = train.train(features, plan, device="cuda", precision="float32")
+    assert again.sha256() == there.sha256()
+    half = train.train(features, plan, device="cuda", precision="bfloat16")
+    assert half.history[-1]["loss"] == pytest.approx(there.history[-1]["loss"], rel=1e-2)
+
+
+def test_every_equation_stands_in_a_docstring():
+    """Eq. 3-13 of the paper, each where it is computed."""
+    where = {
+        (pseudo_labels.dense): "Eq. 3",
+        (pseudo_labels.sparse): "Eq. 4",
+        (pseudo_labels.dynamic): "Eq. 5-6",
+        (pseudo_labels.global_labels): "Eq. 7",
+        (model.FENet): "Eq. 8",
+        (losses): "Eq. 9-10",
+        (losses.lifted_structure): "Eq. 12",
+        (losses.global_similarity): "Eq. 11",
+        (losses.total): "Eq. 13",
+    }
+    for thing, words in where.items():
+        assert words in (inspect.getdoc(thing) or ""), words
+
+
+def test_only_torch_and_numpy_are_imported():
+    allowed = {"torch", "numpy", "felga"}
+    import sys
+
+    for path in Path(felga.fenet.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:  # module level alone: what is lazy may be more
+            if isinstance(node, ast.Import):
+                found = {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found = {(node.module or "").split(".")[0]}
+                if found == {"felga"}:
+                    ours = node.module in ("felga", "felga.errors") or node.module.startswith("felga.fenet")
+                    assert ours, (path.name, node.module)
+            else:
+                continue
+            assert found <= allowed | set(sys.stdlib_module_names), (path.name, found)
+
+
+def test_weights_round_trip():
+    net = build(recipe(), 16)
+    assert set(arrays_of(net)) == set(net.state_dict())
+    assert validation.RAREST < validation.COMMONEST

@@ -1,0 +1,63 @@
+"""The caption-only score against plain loops and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from felga.fenet.validation import COMMONEST, RAREST, Validation, average_precision
+
+from .made import made
+
+
+def test_average_precision_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 3, (40, 25)) / 4  # ties and negatives
+    scores[0] = 0  # all tied
+    relevant = rng.random((40, 25)) < 0.3
+    relevant[:, 0] = True
+    got = average_precision(torch.from_numpy(scores), torch.from_numpy(relevant))
+    wanted = [metrics.average_precision_score(r, s) for r, s in zip(relevant, scores, strict=True)]
+    assert np.allclose(got.numpy(), wanted, atol=1e-12)
+
+
+def test_score_is_that_of_plain_loops():
+    metrics = pytest.importorskip("sklearn.metrics")
+    features = made(40, seed=7)
+    pairs = np.arange(5, 35)
+    v = [features.regions[slice(*features.region_offsets[p : p + 2])] for p in pairs]
+    ids = [features.keyword_ids[slice(*features.keyword_offsets[p : p + 2])] for p in pairs]
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0].astype(np.float32)
+
+    def embed(x):  # not linear, so that regions and keywords are moved differently
+        moved = x @ turn + np.abs(x)
+        return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+    discovery, assignment = [], []
+    for u, word in enumerate(features.keywords):
+        has = np.array([u in i for i in ids])
+        if not RAREST <= has.mean() <= COMMONEST:
+            continue
+        scores = [(embed(x) @ embed(word[None])[0]).max() for x in v]
+        discovery.append(metrics.average_precision_score(has, scores))
+        for p in np.flatnonzero(has):
+            query = embed(v[p][(v[p] @ word).argmax()][None])[0]
+            # one product for all, so that a keyword that two texts share gives one score
+            every = embed(features.keywords) @ query
+            texts = [every[i].max() for i in ids]
+            assignment.append(metrics.average_precision_score(has, texts))
+    got = Validation(features.table(pairs)).score(lambda x: torch.from_numpy(embed(x.numpy())))
+    assert got.discovery == pytest.approx(np.mean(discovery), abs=1e-4)
+    assert got.assignment == pytest.approx(np.mean(assignment), abs=1e-4)
+
+
+def test_without_a_query_there_is_no_score():
+    features = made(12, words=4)  # each word is in more than half of the texts, or all are
+    everywhere = np.tile(np.arange(4), len(features))
+    features = type(features)(
+        features.regions, features.region_offsets, features.keywords, everywhere, np.arange(13) * 4
+    )
+    score = Validation(features.table(features.usable)).score(lambda x: x)
+    assert np.isnan(score.mean)
