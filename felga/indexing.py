@@ -267,7 +267,8 @@ def _sync_pictures(
     counts = report.pictures
     known = _known(images, ["image_id", "path", "size", "mtime_ns", "sha256", "error"], "image_id")
     _check_overlap(known, [item.image_id for item in listed], corpus)
-    gone = {key: row for key, row in known.items() if key not in {item.image_id for item in listed}}
+    here = {item.image_id for item in listed}
+    gone = {key: row for key, row in known.items() if key not in here}
     by_content = {(row["size"], row["sha256"]): row for row in gone.values() if row["sha256"]}
     sizes = {size for size, _ in by_content}
     todo: list[PictureItem] = []
@@ -371,7 +372,8 @@ def _sync_texts(
 ) -> None:
     counts = report.texts
     known = _known(texts, ["text_id", "image_id", "text"], "text_id")
-    gone = {key: row for key, row in known.items() if key not in {item.text_id for item in listed}}
+    here = {item.text_id for item in listed}
+    gone = {key: row for key, row in known.items() if key not in here}
     by_content = {row["text"]: row for row in gone.values()}
     todo: list[TextItem] = []
     drop: list[int] = []

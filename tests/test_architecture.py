@@ -81,3 +81,17 @@ def test_click_is_never_imported():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "click" for name in names), path
+
+
+def test_no_pickle_is_ever_loaded():
+    """Neither by name, nor by torch.load without weights_only, nor by numpy with allow_pickle."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"), path
+            assert words.get("allow_pickle") != "True", path
+            if called == "torch.load":
+                assert words.get("weights_only") == "True", f"{path}: {ast.unparse(node)}"
