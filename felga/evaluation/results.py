@@ -25,6 +25,7 @@ import torch
 
 import felga
 from felga.errors import BadInputError, NotFoundError
+from felga.files import write_whole
 
 METHODS = (
     "entire",
@@ -152,14 +153,8 @@ def write_results(content: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     """
     check_results(content)
     target = Path(path)
-    part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
+    write_whole(target, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.files import write_whole
 
 Arrays = dict[str, npt.NDArray[Any]]
 FORMAT = 1
@@ -30,25 +30,10 @@ def _safetensors() -> tuple[Any, Any]:
     return safe_open, save
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write ``path`` so that a reader, or a crash, sees the old file or the new one, never a part."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def write_arrays(
     path: str | Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
 ) -> None:
-    """One safetensors file, atomically (:func:`write_whole`).
+    """One safetensors file, atomically (:func:`felga.files.write_whole`).
 
     Args:
         path: the file.
@@ -60,7 +45,12 @@ def write_arrays(
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # One entry alone: safetensors writes several in random order, and a file would not be reproducible.
     metadata = {"felga": json.dumps({"kind": kind, "format": FORMAT, **about}, sort_keys=True)}
-    write_whole(path, save(contiguous, metadata=metadata))
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(contiguous, metadata=metadata))
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, Any]]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from felga import __version__
-from felga.errors import BadInputError, DivergedError, MissingError
+from felga.device import pick_device
+from felga.errors import BadInputError, DivergedError
 from felga.fenet import losses, pseudo_labels
 from felga.fenet.checkpoint import Checkpoint, arrays_of, build, put_arrays
 from felga.fenet.features import Batch, Features, Rows, Table
@@ -228,7 +229,7 @@ def train(
         MissingError: no such device; safetensors is not installed and ``out`` is given.
     """
     recipe = recipe or make_recipe("auto", pairs=len(features.usable))
-    where = _device(device)
+    where = pick_device(device)
     fit, held = _split(features, recipe, seed)
     table = features.table(np.concatenate([fit, held]), where)
     places = torch.arange(len(table), device=where)
@@ -271,18 +272,6 @@ def train(
     if state is not None:
         state.unlink(missing_ok=True)
     return done
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BadInputError(f"{name!r} is no device; auto, cpu, cuda or cuda:N is wanted") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MissingError("there is no CUDA device here: use --device cpu")
-    return device
 
 
 def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:
