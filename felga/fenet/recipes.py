@@ -131,7 +131,21 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(),
     "residual": Recipe(
-        residual=True, layers=1, out=None, temperature=0.1, batch=32, lambda4=1.0, distinct=True
+        residual=True,
+        layers=2,
+        hidden=1024,
+        out=None,
+        rate=0.05,
+        batch=64,
+        epochs=20,
+        schedule="cosine",
+        form="contrast",
+        temperature=0.07,
+        lambda1=0.0,
+        lambda2=0.0,
+        lambda3=0.4,
+        lambda4=2.0,
+        distinct=True,
     ),
 }
 """``paper``: FELGA 4.5. ``residual``: for few pairs, chosen on captions alone (bench/fenet_recipes.py)."""

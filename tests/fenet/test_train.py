@@ -119,7 +119,7 @@ def test_patience():
 
 
 def test_a_loss_that_is_no_number_stops_it():
-    with pytest.raises(DivergedError, match=r"epoch 1, step \d+ of \d+, with the rate 1e\+30"):
+    with pytest.raises(DivergedError, match=r"epoch 1, step \d+ of \d+, with the rate "):
         train.train(made(40), recipe(rate=1e30))
 
 
