@@ -28,7 +28,29 @@ from felga.fenet.train import train
 from felga.fenet.validation import Validation
 
 HELD_OUT = 0.25
-VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {}
+PROTOTYPE = {  # facts.md: the best recipe before this search
+    "layers": 3,
+    "rate": 0.05,
+    "batch": 32,
+    "epochs": 15,
+    "schedule": "step",
+    "form": "lifted",
+    "temperature": 0.1,
+    "lambda1": 0.5,
+    "lambda2": 0.5,
+    "lambda3": 0.2,
+    "lambda4": 0.0,
+    "distinct": False,
+}
+VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "residual": ("residual", {}),
+    "residual, best epoch of a tenth held out": ("residual", {"validation": 0.1}),
+    "residual without the owner loss": ("residual", {"lambda4": 0.0}),
+    "residual without the mending (distinct)": ("residual", {"distinct": False}),
+    "residual, lifted structure": ("residual", {"form": "lifted", "temperature": 0.1}),
+    "residual, one layer": ("residual", {"layers": 1}),
+    "prototype": ("residual", PROTOTYPE),
+}
 
 
 def measure(features: Features, name: str, changes: Mapping[str, Any], seed: int) -> dict[str, float]:
