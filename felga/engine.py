@@ -109,8 +109,7 @@ class Engine:
             BadIndexError: the one that is installed here has other weights or preprocessing.
         """
         made_with = self.manifest.contract["encoder"]
-        pooling = made_with.get("preprocessing", {}).get("pooling")
-        encoder = make_encoder(made_with["name"], device=self._device, pooling=pooling)
+        encoder = make_encoder(made_with["name"], device=self._device, pooling=made_with.get("pooling"))
         if differ := differences(made_with, dict(encoder.identity())):
             raise BadIndexError(
                 f"{self.folder} was made with another {made_with['name']} than is here "

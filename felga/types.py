@@ -152,7 +152,8 @@ class Encoder(Protocol):
     dim: int
 
     def identity(self) -> Mapping[str, Any]:
-        """What makes two vectors comparable: name, weights by sha256, preprocessing. Json values."""
+        """What makes two vectors comparable: ``name``, ``dim``, ``weights`` by sha256, ``preprocessing``,
+        and ``pooling`` where there is a choice (it reaches the factory again). Json values."""
         ...
 
     def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:

@@ -190,6 +190,26 @@ def test_other_weights_are_refused_when_they_are_needed(demo_copy):
         Engine.open(demo_copy, device="cpu").search("cat")
 
 
+@pytest.mark.parametrize("pooling", ["roi", "crop"])
+def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
+    from felga.corpus.folder import FolderCorpus
+    from felga.indexing import Options, index
+
+    from .encoders.tiny import TINY_RESNET, tiny_clip
+
+    folder = tiny_clip(tmp_path / "clip", 0, TINY_RESNET)
+    (tmp_path / "in").mkdir()
+    for name in ("scene-01.png", "scene-01.txt", "scene-02.png"):
+        shutil.copy(demo[1].folder / name, tmp_path / "in")
+    options = Options(encoder=f"clip:local-dir:{folder}", pooling=pooling, device="cpu")
+    index(FolderCorpus(tmp_path / "in"), tmp_path / "out", options)
+    engine = Engine.open(tmp_path / "out", device="cpu")
+    assert engine.encoder.identity()["pooling"] == pooling
+    assert len(engine.search("a cat")) == 2
+    assert engine.search_picture(tmp_path / "in" / "scene-02.png", k=1)[0].image_id == "scene-02.png"
+    assert len(engine.assign(tmp_path / "in" / "scene-02.png")) == 1
+
+
 def test_no_index(tmp_path):
     with pytest.raises(NotFoundError, match="is not there: run `felga index"):
         Engine.open(tmp_path / "gone")

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import roi_align
 
 from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_crops
+from felga.encoders.one_pass import STRIDE, encode_one_pass
 from felga.errors import BadInputError, MissingError
 from felga.minilm import DIM, SHA256, check_weights, minilm
-from felga.types import Boxes, Picture, Pixels, Vectors
+from felga.types import Boxes, Picture, Vectors
 
 NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
@@ -36,7 +32,6 @@ NETWORKS = {  # weights by sha256, and the side in pixels that they were trained
 }
 LIKELIEST = 50  # classes that are averaged
 LONGER_SIDE = 384  # of the picture that is encoded in one pass
-STRIDE = 32  # of the last feature map
 BINS = 7  # of RoIAlign, a side
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
 
@@ -73,26 +68,39 @@ class Conse:
             "name": self.name,
             "dim": self.dim,
             "weights": {"efficientnet-lite": self._sha256, "minilm": SHA256},
-            "preprocessing": {"pooling": self._pooling, "side": side, "classes": LIKELIEST},
+            "preprocessing": {"side": side, "classes": LIKELIEST},
+            "pooling": self._pooling,
         }
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """MiniLM's vectors: (n, 384)."""
         return minilm(self._device).embed(texts)
 
-    @torch.inference_mode()
     def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
         """Vectors of regions; ``boxes[i]`` (n_i, 4) of ``pictures[i]`` give (n_i, 384)."""
         if self._network is None:
             self._load()
+        preprocessing = Preprocessing(
+            (self._crop_side, self._crop_side), "squash", MEAN, STD, interpolation="bilinear"
+        )
         if self._pooling == "roi":
-            return self._one_pass(pictures, boxes)
+            return encode_one_pass(
+                pictures,
+                boxes,
+                preprocessing=preprocessing,
+                longer_side=LONGER_SIDE,
+                bins=BINS,
+                batch_size=self._batch_size,
+                device=self._device,
+                dtype=self._dtype,
+                dim=self.dim,
+                trunk=self._features,
+                head=lambda bins: self._combine(bins.mean((2, 3))),
+            )
         return encode_crops(
             pictures,
             boxes,
-            preprocessing=Preprocessing(
-                (self._crop_side, self._crop_side), "squash", MEAN, STD, interpolation="bilinear"
-            ),
+            preprocessing=preprocessing,
             batch_size=self._batch_size,
             device=self._device,
             dtype=self._dtype,
@@ -113,33 +121,6 @@ class Conse:
         self._network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
         self._class_vectors = _class_vectors(self._device)
 
-    def _one_pass(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """The network once a picture, RoIAlign for its regions; pictures of one size share a pass."""
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, picture in enumerate(pictures):
-            groups[_working_size(*picture.pixels.shape[:2])].append(i)
-        out: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(pictures)
-        at_once = self._batch_size if self._device.type == "cuda" else 2  # beyond, a CPU's cache is too small
-        for (height, width), members in groups.items():
-            for start in range(0, len(members), at_once):
-                batch = members[start : start + at_once]
-                pixels = np.stack([_resize(pictures[i].pixels, height, width) for i in batch])  # (b, h, w, 3)
-                inputs = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).to(self._dtype)
-                features = self._features((inputs - 127) / 128)
-                rois = []
-                for i in batch:
-                    shares = np.array(
-                        [width / pictures[i].width, height / pictures[i].height] * 2, np.float32
-                    )
-                    rois.append(torch.from_numpy(np.reshape(boxes[i], (-1, 4)) * shares).to(features))
-                if not (counts := [len(rows) for rows in rois]) or not sum(counts):
-                    continue
-                bins = roi_align(features, rois, BINS, 1 / STRIDE, 2, aligned=True)  # (n, c, 7, 7)
-                vectors = self._combine(bins.mean((2, 3))).cpu().numpy()
-                for i, rows in zip(batch, np.split(vectors, np.cumsum(counts)[:-1]), strict=True):
-                    out[i] = rows
-        return out
-
     def _features(self, inputs: Tensor) -> Tensor:
         """Feature maps (b, channels, h / 32, w / 32) of normalised pictures (b, 3, h, w)."""
         assert self._network is not None
@@ -149,13 +130,12 @@ class Conse:
         return features
 
     def _combine(self, features: Tensor) -> Tensor:
-        """Eq. 4 of the paper: pooled features (n, channels) to unit vectors (n, 384) float32."""
+        """Eq. 4 of the paper: pooled features (n, channels) to word vectors (n, 384) float32."""
         assert self._network is not None
         assert self._class_vectors is not None
         logits: Tensor = self._network._fc(features)  # type: ignore[operator]  # (n, 1000)
         weights, classes = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
-        mean = torch.einsum("nk,nkd->nd", weights, self._class_vectors[classes])
-        return F.normalize(mean, dim=-1)
+        return torch.einsum("nk,nkd->nd", weights, self._class_vectors[classes])
 
 
 def conse(weights: str, *, device: str, batch_size: int, pooling: str | None) -> Conse:
@@ -174,18 +154,6 @@ def _weights_file(network: str) -> Path:
         ) from error
     holder = getattr(module, f"Efficientnet{network.capitalize()}ModelFile")
     return Path(holder.get_model_file_path())
-
-
-def _working_size(height: int, width: int) -> tuple[int, int]:
-    """The picture's shape with its longer side 384, both sides whole cells of the feature map."""
-    scale = LONGER_SIDE / max(height, width)
-    return max(STRIDE, round(height * scale / STRIDE) * STRIDE), max(
-        STRIDE, round(width * scale / STRIDE) * STRIDE
-    )
-
-
-def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @functools.cache

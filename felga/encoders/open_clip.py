@@ -26,6 +26,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
+from felga.encoders.one_pass import STRIDE, encode_one_pass
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.types import Boxes, Picture, Vectors
 from felga.weights import (
@@ -66,20 +67,24 @@ def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
             looked up as given, then from the root: ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt`` too.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
         batch_size: crops or texts in one forward pass.
-        pooling: ``crop`` or None; a region is a forward pass of its own.
+        pooling: ``crop`` (None): a region is a forward pass of its own; ``roi``: one pass a picture, for
+            CLIP's ResNets, whose attention pools the region's features (RegionCLIP).
 
     Raises:
-        BadInputError: unknown architecture or tag, or ``pooling`` is ``roi``.
+        BadInputError: unknown architecture or tag, or ``pooling`` is ``roi`` and it is no ResNet of CLIP.
         NotFoundError: the folder or its configuration is not there.
         MissingError: the hub cannot be reached and its cache lacks the model, or no such device.
     """
-    if pooling not in (None, "crop"):
-        raise BadInputError(
-            f"clip encodes a region by its crop; pooling {pooling!r} is not to be had, use 'crop'"
-        )
+    if pooling not in (None, "crop", "roi"):
+        raise BadInputError(f"clip has no pooling {pooling!r}; wanted crop or roi")
     if batch_size < 1:
         raise BadInputError(f"a batch of {batch_size} holds nothing; 1 at least")
-    return Clip(weights, device=pick_device(device), batch_size=batch_size)
+    return Clip(weights, device=pick_device(device), batch_size=batch_size, pooling=pooling or "crop")
+
+
+def working_side(side: int) -> int:
+    """The longer side of a picture in one pass: what conse has for 224 pixels, 384, in proportion."""
+    return round(side * 12 / 7 / STRIDE) * STRIDE
 
 
 class Clip:
@@ -90,7 +95,7 @@ class Clip:
         dim: of the joint space.
     """
 
-    def __init__(self, weights: str, *, device: torch.device, batch_size: int) -> None:
+    def __init__(self, weights: str, *, device: torch.device, batch_size: int, pooling: str = "crop") -> None:
         self.name = f"clip:{weights}"
         self.device = device
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -105,6 +110,9 @@ class Clip:
             self._from_name(weights)
         self.dim = int(self._config["embed_dim"])
         self.preprocessing = self._read_preprocessing()
+        self.pooling = pooling
+        if pooling == "roi" and not isinstance(self._config["vision_cfg"].get("layers"), list):
+            raise BadInputError(f"{self.name} has no feature map to pool regions from; use --pooling crop")
 
     def identity(self) -> dict[str, Any]:
         """Name, sha256 of the weight file, preprocessing. The precision is left out: vectors of half and of
@@ -114,7 +122,7 @@ class Clip:
             "dim": self.dim,
             "weights": sha256_of(self.checkpoint),
             "preprocessing": self.preprocessing.settings(),
-            "pooling": "crop",
+            "pooling": self.pooling,
         }
 
     def encode_regions(self, pictures: list[Picture], boxes: list[Boxes]) -> list[Vectors]:
@@ -124,6 +132,24 @@ class Clip:
             BadInputError: the checkpoint is truncated or of another architecture, or a box is not finite.
             NotFoundError: the checkpoint file is gone. MissingError: the hub cannot be reached.
         """
+        if self.pooling == "roi":
+            visual = self._tower("visual").visual
+            return encode_one_pass(
+                pictures,
+                boxes,
+                preprocessing=self.preprocessing,
+                longer_side=working_side(self.preprocessing.size[0]),
+                bins=self.preprocessing.size[0] // STRIDE,  # what its attention has positions for
+                batch_size=self.batch_size,
+                device=self.device,
+                dtype=self.dtype,
+                dim=self.dim,
+                trunk=lambda x: cast(
+                    torch.Tensor,
+                    visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x))))),
+                ),
+                head=lambda bins: cast(torch.Tensor, visual.attnpool(bins)),
+            )
         return encode_crops(
             pictures,
             boxes,

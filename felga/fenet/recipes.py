@@ -17,7 +17,8 @@ METHODS: tuple[str, ...] = get_args(Method)
 Schedule: TypeAlias = Literal["step", "cosine"]
 Form: TypeAlias = Literal["lifted", "contrast"]
 RESIDUAL_BELOW = 20_000
-"""With fewer pairs than this, ``residual`` is the default recipe, else ``paper``."""
+"""With fewer pairs than this, ``residual`` is the default recipe, else ``paper``. Measured at 1,526 pairs
+alone, where a prototype of ``paper`` fell below the frozen vectors; where the two cross is a guess."""
 
 
 @dataclass(frozen=True, slots=True)

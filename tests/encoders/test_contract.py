@@ -31,6 +31,22 @@ class TestClip(EncoderContract):
         return make_encoder(f"clip:local-dir:{folder}", device="cpu", batch_size=3)
 
 
+class TestClipRoi(EncoderContract):
+    exact_crops = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls, tmp_path_factory):
+        folder = tiny_clip(tmp_path_factory.mktemp("clip"), 0, TINY_RESNET)
+        return make_encoder(f"clip:local-dir:{folder}", device="cpu", batch_size=2, pooling="roi")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def other(cls, tmp_path_factory):
+        folder = tiny_clip(tmp_path_factory.mktemp("clip"), 1, TINY_RESNET)
+        return make_encoder(f"clip:local-dir:{folder}", device="cpu", pooling="roi")
+
+
 class TestBlip(EncoderContract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -198,8 +198,38 @@ def test_a_pickle_is_never_run(tmp_path):
         clip(f"local-dir:{folder}", device="cpu").encode_texts(["bus"])
 
 
-def test_roi_pooling_is_refused(folder):
-    with pytest.raises(BadInputError, match="pooling 'roi'"):
+def test_roi_pooling_is_refused_without_a_feature_map(folder):
+    with pytest.raises(BadInputError, match="no feature map to pool regions from; use --pooling crop"):
         make_encoder(f"clip:local-dir:{folder}", device="cpu", pooling="roi")
     with pytest.raises(BadInputError, match="batch of 0"):
         make_encoder(f"clip:local-dir:{folder}", device="cpu", batch_size=0)
+
+
+def test_roi_pooling_against_the_model_itself(tmp_path):
+    """Trunk, RoIAlign and attention of open_clip's own model, one picture, one box."""
+    import open_clip
+    import torch
+    from PIL import Image
+    from torchvision.ops import roi_align
+
+    from felga.encoders.open_clip import working_side
+
+    path = tiny_clip(tmp_path / "clip", 3, TINY_RESNET)
+    own = picture(100, 75, 8)
+    box = (10.0, 5.0, 80.0, 60.0)
+    encoder = make_encoder(f"clip:local-dir:{path}", device="cpu", pooling="roi")
+    (found,) = encoder.encode_regions([own], [boxes(box)])
+    side = working_side(64)
+    assert working_side(224) == 384
+    size = (side, max(1, round(75 * side / 100 / 32)) * 32)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{path}")
+    norm = preprocess.transforms[-1]
+    pixels = np.array(Image.fromarray(own.pixels).resize(size, Image.Resampling.BICUBIC))
+    with torch.inference_mode():
+        inputs = norm(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+        visual = model.eval().visual
+        features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(inputs)))))
+        scale = torch.tensor([size[0] / 100, size[1] / 75] * 2)
+        rows = [torch.tensor([box]) * scale]
+        wanted = visual.attnpool(roi_align(features, rows, 2, 1 / 32, 2, aligned=True))[0].numpy()
+    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), atol=1e-5)
