@@ -68,3 +68,10 @@ def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_the_numbers_are_those_of_the_json_files():
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / "readme.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
