@@ -22,6 +22,8 @@ bench: .venv/test
 	$(BIN)/felga bench coco --root $(COCO) --out bench/results/coco-mini-conse.json \
 		--tables bench/results/coco-mini-conse.md --figures runs/figures --work runs/bench
 	$(BIN)/python bench/indexing.py --corpus $(COCO)/train2017
+	$(BIN)/felga bench proposals --root $(COCO) --split train2017 --every 8 --out bench/results/proposals.json
+	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/evaluator.py
 	$(BIN)/python bench/readme.py
 

@@ -146,9 +146,57 @@ def proposals() -> list[str]:
     ]
 
 
+def pooling() -> list[str]:
+    """How conse looks at regions."""
+    found = load("pooling")
+    if found is None:
+        return []
+    lines = [
+        "### One pass instead of eleven",
+        "",
+        f"conse on {found['pictures']} pictures ({found['dataset']}): discovery mAP by whole picture and regions, and CPU time"
+        " of encoding a picture (`python bench/pooling.py`). The default is lite0, RoI, 384 px:",
+        "",
+        "| network | pooling | side | padding | both | whole alone | regions alone | ms |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in found["results"]:
+        maps = " | ".join(f"{100 * row[f'map_{name}']:.1f}" for name in ("both", "whole", "regions"))
+        lines.append(
+            f"| {row['network']} | {row['pooling']} | {row['side']} | {row['padding']:g} | {maps}"
+            f" | {1000 * row['cpu_seconds_per_picture']:.0f} |"
+        )
+    return [*lines, ""]
+
+
+def recipes() -> list[str]:
+    """What FENet's default recipe was chosen by."""
+    found = load("fenet_recipes")
+    if found is None:
+        return []
+    lines = [
+        "### FENet's recipe",
+        "",
+        "Gain over the frozen vectors in points of a caption-only mAP, on a quarter of the training pairs that was held out,"
+        " mean of the seeds; no box, no class name, no test picture (`python bench/fenet_recipes.py`):",
+        "",
+        "| recipe | discovery | assignment | seeds | CPU s a training |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, entry in found["variants"].items():
+        mean = entry["mean"]
+        lines.append(
+            f"| {name} | +{mean['discovery']:.1f} | +{mean['assignment']:.1f} | {len(entry['seeds'])} | {mean['cpu_seconds']:.0f} |"
+        )
+    return [*lines, ""]
+
+
 def render() -> str:
     """The README's part between the marks."""
-    return "\n".join(["## Measured", "", *quality(), *speed(), *proposals()]).rstrip() + "\n"
+    return (
+        "\n".join(["## Measured", "", *quality(), *recipes(), *speed(), *proposals(), *pooling()]).rstrip()
+        + "\n"
+    )
 
 
 def main() -> None:
