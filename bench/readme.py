@@ -178,7 +178,8 @@ def recipes() -> list[str]:
         "### FENet's recipe",
         "",
         "Gain over the frozen vectors in points of a caption-only mAP, on a quarter of the training pairs that was held out,"
-        " mean of the seeds; no box, no class name, no test picture (`python bench/fenet_recipes.py`):",
+        " mean of the seeds; no box, no class name, no test picture (`python bench/fenet_recipes.py`). Unless it says otherwise a row"
+        " trains on all other pairs and keeps the last epoch (`--set validation=0`); `felga train` by itself holds a tenth out:",
         "",
         "| recipe | discovery | assignment | seeds | CPU s a training |",
         "|---|--:|--:|--:|--:|",
