@@ -19,8 +19,10 @@ check: .venv/test
 # The numbers of the README, on COCO's official layout: make bench COCO=../shared/coco-mini
 COCO ?= ../shared/coco-mini
 bench: .venv/test
-	$(BIN)/felga bench coco --root $(COCO) --out bench/results/coco-mini-conse.json \
+	$(BIN)/felga bench coco --root $(COCO) --out bench/results/coco-mini-conse.json --set validation=0.1 \
 		--tables bench/results/coco-mini-conse.md --figures runs/figures --work runs/bench
+	$(BIN)/felga bench coco --root $(COCO) --methods frozen,felga --work runs/bench \
+		--out bench/results/coco-mini-conse-all-pairs.json
 	$(BIN)/python bench/indexing.py --corpus $(COCO)/train2017
 	$(BIN)/felga bench proposals --root $(COCO) --split train2017 --every 8 --out bench/results/proposals.json
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
