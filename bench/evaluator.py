@@ -66,7 +66,7 @@ def make_job(size: str, boxes: int) -> Job:
     g = np.random.default_rng(0)
     texts = TEXTS[size]
     relevant = np.zeros((CLASSES, texts), bool)
-    for kind in range(CLASSES):  # the first class stands for person: in 54 % of the pictures
+    for kind in range(CLASSES):  # the first class stands for person: in 54 % of the images
         share = max(0.54 * (kind + 1) ** -0.75, 0.002)
         relevant[kind, g.choice(texts, int(share * texts), replace=False)] = True
 

@@ -2,7 +2,7 @@
 
 Captions are the only judge (felga/fenet/validation.py): for each seed a quarter of the pairs is held out, the
 rest trains, and the held-out quarter scores the frozen vectors and the trained ones. No box, no class
-name and no test picture is looked at.
+name and no test image is looked at.
 
     python bench/fenet_recipes.py --features FILE --out bench/results/fenet_recipes.json
 """

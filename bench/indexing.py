@@ -1,11 +1,11 @@
-"""Indexing: pictures a second, where the time goes, peak memory.
+"""Indexing: images a second, where the time goes, peak memory.
 
-    python bench/indexing.py --corpus PICTURES [--pictures 100 1500] [--out bench/results/indexing.json]
+    python bench/indexing.py --corpus IMAGES [--images 100 1500] [--out bench/results/indexing.json]
 
-Each size is indexed in a process of its own, from the first pictures of the corpus (by name), repeated where
-it has fewer; peak memory is the process's largest resident set, so that of 100 and of 1,500 pictures show
+Each size is indexed in a process of its own, from the first images of the corpus (by name), repeated where
+it has fewer; peak memory is the process's largest resident set, so that of 100 and of 1,500 images show
 what grows. The ratio beside it is against the same work without felga: a plain loop that decodes, proposes
-and encodes one picture after the other with the same parts and all threads.
+and encodes one image after the other with the same parts and all threads.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from felga.evaluation.results import commit, machine
 
 
 def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
-    """Index ``count`` pictures with their captions, or run the plain loop over them."""
+    """Index ``count`` images with their captions, or run the plain loop over them."""
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing import Options, index
+    from felga.indexing.job import Options, index
 
     with tempfile.TemporaryDirectory() as folder:
         chosen = Path(folder, "corpus")
@@ -35,7 +35,7 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
         items = FolderCorpus(corpus).scan()
         texts = {text.image_id: text.text for text in items.texts} or _captions(corpus)
         for n in range(count):
-            item = items.pictures[n % len(items.pictures)]
+            item = items.images[n % len(items.images)]
             suffix = Path(item.path).suffix
             os.symlink(corpus / item.path, chosen / f"{n:06d}{suffix}")
             caption = texts.get(item.image_id) or texts.get(str(int(Path(item.path).stem or 0)))
@@ -49,15 +49,15 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
             report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
             found = {
                 "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
-                "regions": report.pictures.fragments,
+                "regions": report.images.fragments,
                 "keywords": report.texts.fragments,
             }
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "pictures": count,
+        "images": count,
         "seconds": round(seconds, 2),
-        "pictures_per_second": round(count / seconds, 2),
+        "images_per_second": round(count / seconds, 2),
         "peak_mib": round(peak),
         **found,
     }
@@ -72,10 +72,10 @@ def _captions(corpus: Path) -> dict[str | None, str]:
 
 
 def _loop(folder: Path) -> None:
-    """The named alternative: one picture after the other, crops encoded apart, one text after the other."""
+    """The named alternative: one image after the other, crops encoded apart, one text after the other."""
     import numpy as np
 
-    from felga.corpus.decode import read_picture
+    from felga.corpus.decode import read_image
     from felga.registry import make_encoder, make_keywords, make_regions
 
     encoder = make_encoder("conse", device="cpu", pooling="crop")
@@ -85,33 +85,33 @@ def _loop(folder: Path) -> None:
             words = [keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]]
             encoder.encode_texts(words)
         else:
-            picture = read_picture(path, path.name)
-            boxes = [picture.whole, *(region.box for region in regions.propose([picture], 10)[0])]
-            encoder.encode_regions([picture], [np.array(boxes, np.float32)])
+            image = read_image(path, path.name)
+            boxes = [image.whole, *(region.box for region in regions.propose([image], 10)[0])]
+            encoder.encode_regions([image], [np.array(boxes, np.float32)])
 
 
 def main() -> None:
     """Measure each size in its own process and write the json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[100, 1500])
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 1500])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "indexing.json")
     parser.add_argument("--one", choices=["felga", "plain"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     corpus = arguments.corpus.resolve()
     if arguments.one:
-        print(json.dumps(measure(corpus, arguments.pictures[0], arguments.one == "plain")))
+        print(json.dumps(measure(corpus, arguments.images[0], arguments.one == "plain")))
         return
 
     def child(kind: str, count: int) -> dict[str, object]:
-        command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--pictures", str(count)]
+        command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--images", str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         print(kind, found, file=sys.stderr, flush=True)
         return found
 
-    plain = child("plain", min(arguments.pictures))
-    runs = [child("felga", count) for count in arguments.pictures]
+    plain = child("plain", min(arguments.images))
+    runs = [child("felga", count) for count in arguments.images]
     result = {
         "felga": felga.__version__,
         "commit": commit(),
@@ -120,7 +120,7 @@ def main() -> None:
         "runs": runs,
         "plain_loop_crop_by_crop": plain,
         "times_faster_than_plain_loop": round(
-            runs[0]["pictures_per_second"] / plain["pictures_per_second"],  # type: ignore[operator]
+            runs[0]["images_per_second"] / plain["images_per_second"],  # type: ignore[operator]
             2,
         ),
     }

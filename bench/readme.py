@@ -37,10 +37,10 @@ def quality() -> list[str]:
     lines = [
         "### Quality",
         "",
-        "mAP in per cent on coco-mini (1,526 real COCO pictures to train, captions alone; 300 others to test), encoder",
+        "mAP in per cent on coco-mini (1,526 real COCO images to train, captions alone; 300 others to test), encoder",
         "`conse`, mean of seeds "
         + ", ".join(map(str, found["seeds"]))
-        + " (± their standard deviation). These pictures"
+        + " (± their standard deviation). These images"
         " are few and chosen:",
         "the numbers compare with each other and not with published COCO figures. All tables of the paper, with its",
         "numbers beside: [bench/results/coco-mini-conse.md](bench/results/coco-mini-conse.md). The trainings of the table held",
@@ -70,7 +70,7 @@ def quality() -> list[str]:
     lines.append(f"| *proposal ceiling*[^ceiling] | {100 * ceiling[0]:.1f} | {100 * ceiling[1]:.1f} |")
     lines += [
         "",
-        "[^ceiling]: what the proposals alone allow: every picture with a region of IoU ≥ 0.5 on an object ranked first,"
+        "[^ceiling]: what the proposals alone allow: every image with a region of IoU ≥ 0.5 on an object ranked first,"
         " every text with a keyword that names the class. An encoder that sees around its region can be above it.",
         "",
         "```sh",
@@ -96,26 +96,26 @@ def speed() -> list[str]:
         lines += [
             "### Speed and memory",
             "",
-            f"Indexing real pictures with their captions by the default parts, {found['machine']['cores']} cores, no GPU"
+            f"Indexing real images with their captions by the default parts, {found['machine']['cores']} cores, no GPU"
             " (`python bench/indexing.py --corpus …/train2017`):",
             "",
-            "| pictures | pictures/s | peak memory | decode | proposals | encoding | keywords |",
+            "| images | images/s | peak memory | decode | proposals | encoding | keywords |",
             "|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for run in found["runs"]:
             parts = run["working_seconds"]
             cells = " | ".join(
-                f"{1000 * parts[name] / run['pictures']:.0f} ms"
+                f"{1000 * parts[name] / run['images']:.0f} ms"
                 for name in ("decode", "proposals", "encoding", "keywords")
             )
             lines.append(
-                f"| {run['pictures']:,} | {run['pictures_per_second']:.1f} | {run['peak_mib']:,} MiB | {cells} |"
+                f"| {run['images']:,} | {run['images_per_second']:.1f} | {run['peak_mib']:,} MiB | {cells} |"
             )
         plain = found["plain_loop_crop_by_crop"]
         lines += [
             "",
-            f"Working time a picture, over threads. That is {found['times_faster_than_plain_loop']:.1f}x a plain loop over the"
-            f" same parts that encodes crop by crop ({plain['pictures_per_second']:.1f} pictures/s in the same run).",
+            f"Working time an image, over threads. That is {found['times_faster_than_plain_loop']:.1f}x a plain loop over the"
+            f" same parts that encodes crop by crop ({plain['images_per_second']:.1f} images/s in the same run).",
             "",
         ]
     found = load("evaluator")
@@ -143,12 +143,12 @@ def proposals() -> list[str]:
     found = load("proposals")
     if found is None:
         return []
-    from felga.evaluation.proposals import as_table
+    from felga.evaluation.proposal_recall import as_table
 
     return [
         "### Proposals",
         "",
-        f"Recall at IoU 0.5 and COCO's average recall on {found['pictures']} pictures of {found['dataset']}"
+        f"Recall at IoU 0.5 and COCO's average recall on {found['images']} images of {found['dataset']}"
         " (`felga bench proposals`):",
         "",
         as_table(found["results"]).rstrip(),
@@ -164,8 +164,8 @@ def pooling() -> list[str]:
     lines = [
         "### One pass instead of eleven",
         "",
-        f"conse on {found['pictures']} pictures ({found['dataset']}): discovery mAP by whole picture and regions, and CPU time"
-        " of encoding a picture (`python bench/pooling.py`). The default is lite0, RoI, 384 px:",
+        f"conse on {found['images']} images ({found['dataset']}): discovery mAP by whole image and regions, and CPU time"
+        " of encoding an image (`python bench/pooling.py`). The default is lite0, RoI, 384 px:",
         "",
         "| network | pooling | side | padding | both | whole alone | regions alone | ms |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -174,7 +174,7 @@ def pooling() -> list[str]:
         maps = " | ".join(f"{100 * row[f'map_{name}']:.1f}" for name in ("both", "whole", "regions"))
         lines.append(
             f"| {row['network']} | {row['pooling']} | {row['side']} | {row['padding']:g} | {maps}"
-            f" | {1000 * row['cpu_seconds_per_picture']:.0f} |"
+            f" | {1000 * row['cpu_seconds_per_image']:.0f} |"
         )
     return [*lines, ""]
 
@@ -188,7 +188,7 @@ def recipes() -> list[str]:
         "### FENet's recipe",
         "",
         "Gain over the frozen vectors in points of a caption-only mAP, on a quarter of the training pairs that was held out,"
-        " mean of the seeds; no box, no class name, no test picture (`python bench/fenet_recipes.py`). Unless it says otherwise a row"
+        " mean of the seeds; no box, no class name, no test image (`python bench/fenet_recipes.py`). Unless it says otherwise a row"
         " trains on all other pairs and keeps the last epoch; so does `felga train` by itself:",
         "",
         "| recipe | discovery | assignment | seeds | CPU s a training |",

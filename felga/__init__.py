@@ -1,4 +1,4 @@
-"""felga: find parts of pictures by words, and sentences by parts of pictures.
+"""felga: find parts of images by words, and sentences by parts of images.
 
 >>> import felga
 >>> engine = felga.Engine.open("indexes/demo")  # doctest: +SKIP
@@ -13,7 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Engine", "FelgaError", "__version__", "index"]
 
-_LAZY = {"Engine": "felga.engine", "FelgaError": "felga.errors", "index": "felga.indexing"}
+_LAZY = {"Engine": "felga.engine", "FelgaError": "felga.errors", "index": "felga.indexing.job"}
 
 
 def __getattr__(name: str) -> Any:  # `import felga` loads neither torch nor faiss

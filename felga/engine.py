@@ -1,4 +1,4 @@
-"""The engine: open an index, search pictures by words, assign sentences to parts of pictures.
+"""The engine: open an index, search images by words, assign sentences to parts of images.
 
 The only place that wires store, indexes, encoder and FENet together.
 """
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from felga.corpus.decode import read_picture
+from felga.corpus.decode import read_image
 from felga.errors import BadIndexError, BadInputError, NotFoundError
-from felga.index import FragmentIndex
-from felga.manifest import HASHED_AT_OPEN, Manifest, TableEntry, damaged, differences, read_manifest
 from felga.registry import make_encoder
-from felga.store import Owners
-from felga.tasks import Owner, best_owners
+from felga.search.flat import FragmentIndex
+from felga.search.owners import Owner, best_owners
+from felga.store.manifest import HASHED_AT_OPEN, Manifest, TableEntry, damaged, differences, read_manifest
+from felga.store.tables import Owners
 from felga.types import Box, Encoder, ImageHit, RegionHit, Rows, TextHit, Vectors
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Engine:
         Args:
             folder: what ``felga index --out`` wrote.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for the queries.
-            root: where the pictures are now, if they were moved; None: where they were indexed.
+            root: where the images are now, if they were moved; None: where they were indexed.
 
         Raises:
             NotFoundError: there is no index.
@@ -67,11 +67,11 @@ class Engine:
         return cls(folder, manifest, device=device, root=Path(root) if root is not None else None)
 
     def search(self, query: str, k: int = 10, *, regions: int = 1, whole: bool = True) -> list[ImageHit]:
-        """Object discovery: the ``k`` pictures whose best region fits a word or phrase best. Exact.
+        """Object discovery: the ``k`` images whose best region fits a word or phrase best. Exact.
 
         Args:
             regions: boxes for each hit, its best ones.
-            whole: the whole picture counts as a region too.
+            whole: the whole image counts as a region too.
 
         >>> engine.search("boat", k=3)[0].regions[0].box  # doctest: +SKIP
         (12.0, 80.5, 201.0, 160.0)
@@ -84,22 +84,22 @@ class Engine:
         """:meth:`search` for several queries at once."""
         if any(not query.strip() for query in queries):
             raise BadInputError("a query is empty: say a word or a phrase")
-        return self._pictures(self._embed(self.encoder.encode_texts(queries)), k, regions, whole)
+        return self._image_hits(self._embed(self.encoder.encode_texts(queries)), k, regions, whole)
 
-    def search_picture(
+    def search_image(
         self, path: str | Path, box: Box | None = None, k: int = 10, *, regions: int = 1, whole: bool = True
     ) -> list[ImageHit]:
-        """The pictures whose best region looks most like a picture, or like the part of it in ``box``."""
-        return self._pictures(self._look(Path(path), box), k, regions, whole)[0]
+        """The images whose best region looks most like an image, or like the part of it in ``box``."""
+        return self._image_hits(self._look(Path(path), box), k, regions, whole)[0]
 
     def assign(self, path: str | Path, box: Box | None = None, k: int = 10) -> list[TextHit]:
-        """Description assignment: the ``k`` texts whose best keyword fits a picture best. Exact.
+        """Description assignment: the ``k`` texts whose best keyword fits an image best. Exact.
 
         Args:
-            path: a crop, or with ``box`` the picture that it is a part of.
-            box: ``x1, y1, x2, y2`` in pixels of the upright picture.
+            path: a crop, or with ``box`` the image that it is a part of.
+            box: ``x1, y1, x2, y2`` in pixels of the upright image.
         """
-        return self._sentences(self._look(Path(path), box), k)[0]
+        return self._text_hits(self._look(Path(path), box), k)[0]
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -132,7 +132,7 @@ class Engine:
 
     @cached_property
     def _parts(self) -> npt.NDArray[np.bool_]:
-        """(regions,) bool: which regions are not the whole picture."""
+        """(regions,) bool: which regions are not the whole image."""
         flags = [
             np.asarray(batch.column("whole").flatten()) for batch in self._images.batches(["whole"], 8192)
         ]
@@ -156,14 +156,14 @@ class Engine:
         )
 
     def _look(self, path: Path, box: Box | None) -> Vectors:
-        """(1, dim): a picture, or a part of it."""
+        """(1, dim): an image, or a part of it."""
         if not path.exists():
-            raise NotFoundError(f"{path} is not there: name a picture")
-        picture = read_picture(path, path.name)
-        part = picture.whole if box is None else _inside(box, picture.whole, path)
-        return self._embed(self.encoder.encode_regions([picture], [np.array([part], np.float32)])[0])
+            raise NotFoundError(f"{path} is not there: name an image")
+        image = read_image(path, path.name)
+        part = image.whole if box is None else _inside(box, image.whole, path)
+        return self._embed(self.encoder.encode_regions([image], [np.array([part], np.float32)])[0])
 
-    def _pictures(self, queries: Vectors, k: int, regions: int, whole: bool) -> list[list[ImageHit]]:
+    def _image_hits(self, queries: Vectors, k: int, regions: int, whole: bool) -> list[list[ImageHit]]:
         if k < 1 or regions < 1:
             raise BadInputError(f"k is {k} and regions is {regions}: both are wanted at least 1")
         allowed = None if whole else self._parts
@@ -191,7 +191,7 @@ class Engine:
             for hits in found
         ]
 
-    def _sentences(self, queries: Vectors, k: int) -> list[list[TextHit]]:
+    def _text_hits(self, queries: Vectors, k: int) -> list[list[TextHit]]:
         if k < 1:
             raise BadInputError(f"k is {k}, wanted at least 1")
         found = best_owners(self._keywords, self._text_offsets, queries, k)
@@ -220,7 +220,7 @@ class Engine:
 
 
 def _inside(box: Box, whole: Box, path: Path) -> Box:
-    """``box`` cut to the picture; refused where nothing is left."""
+    """``box`` cut to the image; refused where nothing is left."""
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], whole[2]), min(box[3], whole[3])
     if not (x2 > x1 and y2 > y1):
         raise BadInputError(

@@ -13,13 +13,13 @@ class FelgaError(Exception):
 
 
 class PartialFailure(FelgaError):
-    """The job is done, but ``--strict`` was given and some pictures or texts were quarantined."""
+    """The job is done, but ``--strict`` was given and some images or texts were quarantined."""
 
     exit_code = 1
 
 
 class BadInputError(FelgaError):
-    """An option, a query, a box, a picture or a corpus file is not what was wanted."""
+    """An option, a query, a box, an image or a corpus file is not what was wanted."""
 
     exit_code = 2
 

@@ -77,7 +77,7 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "pip install 'felga[mayaku]'",
         ),
         "grid": Entry("felga.proposals.unsupervised:grid", "fixed boxes, for comparison"),
-        "boxes": Entry("felga.proposals.given:boxes", "boxes:FILE, proposals read from a json file"),
+        "boxes": Entry("felga.proposals.boxfile:boxes", "boxes:FILE, proposals read from a json file"),
     },
     "keywords": {
         "keybert": Entry("felga.proposals.keybert:keybert", "KeyBERT over the packaged MiniLM"),
@@ -130,7 +130,7 @@ def make_encoder(
         name: ``family`` or ``family:weights``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: crops or texts in one forward pass.
-        pooling: ``roi`` (one pass a picture) or ``crop`` (one pass a region); None: the encoder's own.
+        pooling: ``roi`` (one pass an image) or ``crop`` (one pass a region); None: the encoder's own.
     """
     build, weights = factory("encoders", name)
     return cast(Encoder, build(weights, device=device, batch_size=batch_size, pooling=pooling))

@@ -1,12 +1,12 @@
 """The words of felga: region, keyword, fragment, box, owner, score, and the protocols of its parts.
 
-A *fragment* is a region of a picture or a keyword of a text. Its *owner* is that picture or text. Boxes
-are absolute ``x1, y1, x2, y2`` pixels of the upright (EXIF-turned) original picture, everywhere.
+A *fragment* is a region of an image or a keyword of a text. Its *owner* is that image or text. Boxes
+are absolute ``x1, y1, x2, y2`` pixels of the upright (EXIF-turned) original image, everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -15,22 +15,28 @@ import numpy.typing as npt
 
 Box: TypeAlias = tuple[float, float, float, float]
 Boxes: TypeAlias = npt.NDArray[np.float32]
-"""(n, 4) float32, ``x1, y1, x2, y2`` pixels of the upright original picture."""
+"""(n, 4) float32, ``x1, y1, x2, y2`` pixels of the upright original image."""
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """(n, dim) float32, each row of length 1."""
 Scores: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Transform: TypeAlias = Callable[[Vectors], Vectors]
+"""Unit vectors (n, dim) to unit vectors (n, dim'): what a FENet does."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""``progress(stage, done, total)``, called as work proceeds; ``stage`` names what is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One decoded picture, upright.
+class DecodedImage:
+    """One decoded image, upright.
 
     Attributes:
         image_id: the name that its corpus gives it.
-        pixels: (h, w, 3) uint8 RGB; a very large picture is reduced when it is decoded, so ``(w, h)``
+        pixels: (h, w, 3) uint8 RGB; a very large image is reduced when it is decoded, so ``(w, h)``
             may be less than ``(width, height)``.
         width, height: pixels of the upright original; every box refers to these.
     """
@@ -48,13 +54,13 @@ class Picture:
 
     @property
     def whole(self) -> Box:
-        """The box of the whole picture."""
+        """The box of the whole image."""
         return (0.0, 0.0, float(self.width), float(self.height))
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A proposed part of a picture: a box and the proposer's own score (bigger is better)."""
+    """A proposed part of an image: a box and the proposer's own score (bigger is better)."""
 
     box: Box
     score: float
@@ -77,7 +83,7 @@ class Keyword:
 
 @dataclass(frozen=True, slots=True)
 class RegionHit:
-    """A region of a picture that was found, with its score for the query."""
+    """A region of an image that was found, with its score for the query."""
 
     box: Box
     score: float
@@ -86,7 +92,7 @@ class RegionHit:
 
 @dataclass(frozen=True, slots=True)
 class ImageHit:
-    """A picture that was found; its score is that of ``regions[0]``, its best region."""
+    """An image that was found; its score is that of ``regions[0]``, its best region."""
 
     rank: int
     image_id: str
@@ -117,10 +123,10 @@ class RegionProposer(Protocol):
         """What makes two runs propose the same: json values, weights by their sha256."""
         ...
 
-    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """For each picture at most ``top`` regions, best first, never the whole picture.
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image at most ``top`` regions, best first, never the whole image.
 
-        Deterministic: the same picture has the same regions, whatever else is in the call. May be
+        Deterministic: the same image has the same regions, whatever else is in the call. May be
         called from several threads.
         """
         ...
@@ -156,10 +162,10 @@ class Encoder(Protocol):
         and ``pooling`` where there is a choice (it reaches the factory again). Json values."""
         ...
 
-    def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Unit vectors of regions; ``boxes[i]`` (n_i, 4) of ``pictures[i]`` give (n_i, dim) float32.
+    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """Unit vectors of regions; ``boxes[i]`` (n_i, 4) of ``images[i]`` give (n_i, dim) float32.
 
-        A crop of a picture is that picture with a box; the whole picture is :attr:`Picture.whole`.
+        A crop of an image is that image with a box; the whole image is :attr:`Image.whole`.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Shared ground: the demo index made once by the real encoder, a third-party encoder, the real pictures."""
+"""Shared ground: the demo index made once by the real encoder, a third-party encoder, the real images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Toy:
         self.name = f"toy:{weights}" if weights else "toy"
     def identity(self):
         return {"name": self.name, "dim": self.dim, "weights": self.weights, "preprocessing": {}}
-    def encode_regions(self, pictures, boxes):
+    def encode_regions(self, images, boxes):
         out = []
-        for picture, rows in zip(pictures, boxes):
+        for image, rows in zip(images, boxes):
             vectors = np.ones((len(rows), self.dim), np.float32)
-            for vector, (x1, y1, x2, y2) in zip(vectors, picture.in_pixels(rows).astype(int)):
-                part = picture.pixels[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)]
+            for vector, (x1, y1, x2, y2) in zip(vectors, image.in_pixels(rows).astype(int)):
+                part = image.pixels[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)]
                 vector[:3] = part.reshape(-1, 3).mean(0) / 255 if part.size else 0
                 vector[3:] = (x1 + 1, y1 + 1, x2 + 1, y2 + 1, 100)
             out.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
@@ -96,7 +96,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     """The demo corpus indexed by conse: (index folder, DemoCorpus). Not to be written to."""
     from felga.corpus.demo import write_demo
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing import Options, index
+    from felga.indexing.job import Options, index
 
     base = tmp_path_factory.mktemp("demo")
     made = write_demo(base / "corpus")
@@ -112,7 +112,7 @@ def demo_copy(demo: tuple[Path, object], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
-    """Real COCO pictures, where they are (FELGA_COCO_MINI, or ../shared/coco-mini)."""
+    """Real COCO images, where they are (FELGA_COCO_MINI, or ../shared/coco-mini)."""
     folder = Path(os.environ.get("FELGA_COCO_MINI", Path(__file__).parents[2] / "shared" / "coco-mini"))
     if not folder.is_dir():
         pytest.skip(f"needs coco-mini, which is not at {folder} (FELGA_COCO_MINI names it)")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from felga import Engine
-from felga.corpus.decode import read_picture
+from felga.corpus.decode import read_image
 from felga.errors import BadIndexError, BadInputError, NotFoundError
-from felga.manifest import read_manifest
 from felga.registry import make_encoder
-from felga.store import Owners, flat
-from felga.verification import verify
+from felga.store.manifest import read_manifest
+from felga.store.tables import Owners, flat
+from felga.store.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def test_sentences_of_a_box_and_of_its_crop(engine, demo, tmp_path):
     assert engine.assign(tmp_path / "crop.png", k=1)[0].keyword == asked.word
 
 
-def test_a_picture_finds_itself(engine, demo):
+def test_a_image_finds_itself(engine, demo):
     path = demo[1].folder / "scene-03.png"
-    assert engine.search_picture(path, k=1)[0].image_id == "scene-03.png"
+    assert engine.search_image(path, k=1)[0].image_id == "scene-03.png"
     box = demo[1].boxes["scene-03.png"]["rocket"]
-    found = engine.search_picture(path, box, k=4)
+    found = engine.search_image(path, box, k=4)
     assert all("rocket" in demo[1].boxes[hit.image_id] for hit in found[:3])
 
 
@@ -105,11 +105,11 @@ def test_bad_questions(engine, demo):
         (lambda: engine.search("cat", k=0), "k is 0"),
         (lambda: engine.assign(path, (700, 0, 800, 50)), "holds no pixel of scene-03.png, which is 640x480"),
         (lambda: engine.assign(path, (9, 9, 9, 50)), "holds no pixel"),
-        (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is no picture"),
+        (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is no image"),
     ):
         with pytest.raises(BadInputError, match=match):
             bad()
-    with pytest.raises(NotFoundError, match="name a picture"):
+    with pytest.raises(NotFoundError, match="name an image"):
         engine.assign("gone.png")
 
 
@@ -118,7 +118,7 @@ def test_an_index_moves(demo_copy, demo, tmp_path):
     engine = Engine.open(demo_copy, device="cpu", root=moved)
     hit = engine.search("cat", k=1)[0]
     assert Path(hit.path).parent == moved
-    assert read_picture(Path(hit.path), "").width == 640
+    assert read_image(Path(hit.path), "").width == 640
 
 
 def test_a_sound_index_verifies(demo):
@@ -193,7 +193,7 @@ def test_other_weights_are_refused_when_they_are_needed(demo_copy):
 @pytest.mark.parametrize("pooling", ["roi", "crop"])
 def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing import Options, index
+    from felga.indexing.job import Options, index
 
     from .encoders.tiny import TINY_RESNET, tiny_clip
 
@@ -206,7 +206,7 @@ def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
     engine = Engine.open(tmp_path / "out", device="cpu")
     assert engine.encoder.identity()["pooling"] == pooling
     assert len(engine.search("a cat")) == 2
-    assert engine.search_picture(tmp_path / "in" / "scene-02.png", k=1)[0].image_id == "scene-02.png"
+    assert engine.search_image(tmp_path / "in" / "scene-02.png", k=1)[0].image_id == "scene-02.png"
     assert len(engine.assign(tmp_path / "in" / "scene-02.png")) == 1
 
 
@@ -224,8 +224,8 @@ def test_vectors_are_kept_raw_with_their_boxes(demo):
     batch = next(iter(table.batches(["image_id", "path", "boxes", "vectors"], 2)))
     encoder = make_encoder("conse", device="cpu")
     names = batch.column("image_id").to_pylist()
-    pictures = [read_picture(demo[1].folder / name, name) for name in names]
+    images = [read_image(demo[1].folder / name, name) for name in names]
     counts = batch.column("boxes").value_lengths().to_pylist()
     boxes = np.split(flat(batch.column("boxes")), np.cumsum(counts)[:-1])
-    again = np.concatenate(encoder.encode_regions(pictures, boxes))
+    again = np.concatenate(encoder.encode_regions(images, boxes))
     np.testing.assert_allclose(flat(batch.column("vectors")), again, atol=1e-5)

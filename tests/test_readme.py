@@ -39,7 +39,7 @@ def test_the_commands_of_use(newcomer):
     block = next(block for block in blocks("sh") if "felga index photos/" in block)
     lines = [line for line in block.splitlines() if line.startswith("felga ")]
     assert len(lines) >= 6
-    script = "import sys; from felga.cli import main; sys.argv = ['felga', *sys.argv[1:]]; main()"
+    script = "import sys; from felga.cli.app import main; sys.argv = ['felga', *sys.argv[1:]]; main()"
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         done = subprocess.run(

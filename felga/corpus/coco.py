@@ -1,4 +1,4 @@
-"""COCO: official annotation files with their folder of pictures."""
+"""COCO: official annotation files with their folder of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from felga.corpus.items import BadItem, Listing, PictureItem, TextItem, Texts, texts_of
+from felga.corpus.items import BadItem, ImageItem, Listing, TextItem, Texts, texts_of
 from felga.errors import BadInputError, NotFoundError
 from felga.types import Box
 
@@ -36,7 +36,7 @@ class Instances:
 
     Attributes:
         categories: id -> name, in the order of the ids.
-        truths: image id -> its boxes; every picture of the file has an entry.
+        truths: image id -> its boxes; every image of the file has an entry.
         thin: how many boxes were left out because a side is under a pixel.
     """
 
@@ -46,7 +46,7 @@ class Instances:
 
 
 class CocoCorpus:
-    """The pictures that a COCO json lists, and their captions if it has any.
+    """The images that a COCO json lists, and their captions if it has any.
 
     ``image_id`` and ``text_id`` are COCO's own ids.
     """
@@ -64,14 +64,14 @@ class CocoCorpus:
         """
         Args:
             annotations: captions or instances json.
-            images: the folder of the pictures; None: texts alone.
+            images: the folder of the images; None: texts alone.
             ids: a file with the image ids to take, one a line; None: all.
         """
         self._file = Path(annotations).absolute()
         if images is not None and not Path(images).is_dir():
-            raise NotFoundError(f"{images} is not there: name the folder of the COCO pictures by --images")
+            raise NotFoundError(f"{images} is not there: name the folder of the COCO images by --images")
         self.root = Path(images).absolute() if images is not None else self._file.parent
-        self._with_pictures = images is not None
+        self._with_images = images is not None
         self._ids = _read_ids(Path(ids)) if ids is not None else None
         self._texts: Texts = texts
 
@@ -80,7 +80,7 @@ class CocoCorpus:
         return {"annotations": str(self._file), "texts": self._texts}
 
     def scan(self) -> Listing:
-        """List pictures in the order of their ids; a file that is not there is a bad item."""
+        """List images in the order of their ids; a file that is not there is a bad item."""
         data = read_coco(self._file)
         wanted = {str(row["id"]): str(row["file_name"]) for row in data["images"]}
         if self._ids is not None:
@@ -89,16 +89,16 @@ class CocoCorpus:
                     f"{len(missing)} of the ids asked for are not in {self._file.name}, such as {missing[0]}"
                 )
             wanted = {image_id: name for image_id, name in wanted.items() if image_id in self._ids}
-        pictures, bad = [], []
-        for image_id, name in sorted(wanted.items()) if self._with_pictures else ():
+        images, bad = [], []
+        for image_id, name in sorted(wanted.items()) if self._with_images else ():
             try:
                 found = os.stat(self.root / name)
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(0, "no regular file")
             except OSError as error:
-                bad.append(BadItem("picture", image_id, name, f"the file cannot be read: {error.strerror}"))
+                bad.append(BadItem("image", image_id, name, f"the file cannot be read: {error.strerror}"))
             else:
-                pictures.append(PictureItem(image_id, name, found.st_size, found.st_mtime_ns))
+                images.append(ImageItem(image_id, name, found.st_size, found.st_mtime_ns))
         captions: dict[str, list[str]] = {}
         for row in sorted(data["annotations"], key=lambda row: row["id"]):
             if "caption" in row and str(row["image_id"]) in wanted:
@@ -106,7 +106,7 @@ class CocoCorpus:
         texts: list[TextItem] = []
         for image_id in sorted(captions):
             texts += texts_of(captions[image_id], image_id, image_id, self._texts)
-        return Listing(pictures, sorted(texts, key=lambda text: text.text_id), bad)
+        return Listing(images, sorted(texts, key=lambda text: text.text_id), bad)
 
 
 def read_instances(path: Path) -> Instances:

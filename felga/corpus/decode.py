@@ -1,4 +1,4 @@
-"""One way to read a picture: upright, RGB, 8 bits, of bounded size, or a reason why not."""
+"""One way to read an image: upright, RGB, 8 bits, of bounded size, or a reason why not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from felga.errors import BadInputError
-from felga.types import Picture, Pixels
+from felga.types import DecodedImage, Pixels
 
-WORKING_SIDE = 2048  # pixels; a longer picture is reduced when it is read
+WORKING_SIDE = 2048  # pixels; a longer image is reduced when it is read
 MAX_MEGAPIXELS = 178.0  # of the original, read from its header before anything is decoded
 # No other formats: some start programs (EPS starts Ghostscript), whatever the file is called.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -31,38 +31,38 @@ TURNS = {
 SIDEWAYS = (5, 6, 7, 8)
 
 
-class UnreadablePicture(BadInputError):
-    """A file that is no picture, or one that cannot be decoded whole and safely."""
+class UnreadableImage(BadInputError):
+    """A file that is no image, or one that cannot be decoded whole and safely."""
 
 
-def read_picture(path: Path, image_id: str, *, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
-    """Decode a picture file.
+def read_image(path: Path, image_id: str, *, max_megapixels: float = MAX_MEGAPIXELS) -> DecodedImage:
+    """Decode an image file.
 
-    EXIF orientation is applied, so boxes mean the upright picture. Of an animation the first frame is
+    EXIF orientation is applied, so boxes mean the upright image. Of an animation the first frame is
     read, transparency is laid on white, 16 bits are scaled to 8. Nothing global is changed: Pillow's own
     limits and warnings stay as the caller has them.
 
     Raises:
-        UnreadablePicture: with the reason, for a file that is missing, not regular, not a picture,
+        UnreadableImage: with the reason, for a file that is missing, not regular, not an image,
             truncated, damaged, or of more than ``max_megapixels`` (a decompression bomb).
     """
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        raise UnreadablePicture(f"{_shown(path)} cannot be read: {error.strerror}") from error
+        raise UnreadableImage(f"{_shown(path)} cannot be read: {error.strerror}") from error
     if not regular:  # a pipe would never end
-        raise UnreadablePicture(f"{_shown(path)} is no regular file")
+        raise UnreadableImage(f"{_shown(path)} is no regular file")
     try:
         image = Image.open(path, formats=FORMATS)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        what = "is no picture" if isinstance(error, UnidentifiedImageError) else "has too many pixels"
-        raise UnreadablePicture(f"{_shown(path)} {what}") from error
+        what = "is no image" if isinstance(error, UnidentifiedImageError) else "has too many pixels"
+        raise UnreadableImage(f"{_shown(path)} {what}") from error
     except Exception as error:  # Pillow's plugins raise anything on damaged data
-        raise UnreadablePicture(f"{_shown(path)} cannot be opened: {_reason(error)}") from error
+        raise UnreadableImage(f"{_shown(path)} cannot be opened: {_reason(error)}") from error
     with image:
         width, height = image.size
         if width * height > max_megapixels * 1e6:
-            raise UnreadablePicture(
+            raise UnreadableImage(
                 f"{_shown(path)} has {width}x{height} pixels, more than {max_megapixels:g} megapixels"
             )
         try:
@@ -71,11 +71,11 @@ def read_picture(path: Path, image_id: str, *, max_megapixels: float = MAX_MEGAP
             image.load()
             orientation = image.getexif().get(ORIENTATION, 1)  # after load: Pillow turns TIFFs by itself
         except Exception as error:
-            raise UnreadablePicture(f"{_shown(path)} cannot be decoded: {_reason(error)}") from error
+            raise UnreadableImage(f"{_shown(path)} cannot be decoded: {_reason(error)}") from error
         pixels = _rgb(_reduced(image), orientation)
     if orientation in SIDEWAYS:
         width, height = height, width
-    return Picture(image_id, pixels, width, height)
+    return DecodedImage(image_id, pixels, width, height)
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture with its longer side at most ``WORKING_SIDE``."""
+    """The image with its longer side at most ``WORKING_SIDE``."""
     if max(image.size) <= WORKING_SIDE:
         return image
     if image.mode in ("P", "1", "PA", "LA", "La"):  # cannot be averaged as they are
@@ -106,7 +106,7 @@ def _rgb(image: Image.Image, orientation: int) -> Pixels:
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Deep grey values: 16 bits by the range of the type, others by the range of the picture."""
+    """Deep grey values: 16 bits by the range of the type, others by the range of the image."""
     grey = np.nan_to_num(values.astype(np.float64))
     low, high = float(grey.min()), float(grey.max())
     if values.dtype.kind in "iu" and low >= 0 and high < 2**16:

@@ -1,6 +1,6 @@
 """The demo corpus: scenes put together from the photographs inside scikit-image's wheel.
 
-What is searched fills a tenth to a third of a scene, as in pictures that people have. The captions say
+What is searched fills a tenth to a third of a scene, as in images that people have. The captions say
 what is there, and the boxes where.
 """
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, with captions beside them."""
+"""A folder of images, with captions beside them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from felga.corpus.items import BadItem, Listing, PictureItem, TextItem, Texts, texts_of
+from felga.corpus.items import BadItem, ImageItem, Listing, TextItem, Texts, texts_of
 from felga.errors import BadInputError, NotFoundError
 
-PICTURES = frozenset(
+IMAGES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico"}
 )
@@ -21,12 +21,12 @@ MAX_TEXT = 2**20  # bytes of a sidecar: more is no caption
 
 
 class FolderCorpus:
-    """All pictures below a folder; hidden files and folders, and folders that are links, are passed over.
+    """All images below a folder; hidden files and folders, and folders that are links, are passed over.
 
     Captions: ``NAME.txt`` beside ``NAME.jpg``, a line each; or ``metadata.jsonl`` in any folder, as
     Hugging Face's imagefolder has it: ``{"file_name": "a.jpg", "text": "..."}``, where ``text`` may be a
     list (``caption`` and ``captions`` are read too). A row without ``file_name``, and a ``.txt`` without a
-    picture, are texts on their own.
+    image, are texts on their own.
     """
 
     kind = "folder"
@@ -35,11 +35,9 @@ class FolderCorpus:
         self.root = Path(root).absolute()
         self._texts: Texts = texts
         if not self.root.exists():
-            raise NotFoundError(f"{root} is not there: name a folder of pictures")
+            raise NotFoundError(f"{root} is not there: name a folder of images")
         if not self.root.is_dir():
-            raise BadInputError(
-                f"{root} is a file, wanted a folder of pictures (a COCO json goes with --coco)"
-            )
+            raise BadInputError(f"{root} is a file, wanted a folder of images (a COCO json goes with --coco)")
 
     def settings(self) -> Mapping[str, Any]:
         """How captions become texts."""
@@ -49,23 +47,21 @@ class FolderCorpus:
         """List the folder. Paths sort as bytes of their UTF-8 names do."""
         bad: list[BadItem] = []
         files = sorted(self._files(bad))
-        pictures: dict[str, PictureItem] = {}
+        images: dict[str, ImageItem] = {}
         captions: dict[str, list[str]] = {}
         alone: list[TextItem] = []
         ids: dict[str, str] = {}
         stems: dict[str, list[str]] = {}
         for path in files:
-            if Path(path).suffix.lower() not in PICTURES:
+            if Path(path).suffix.lower() not in IMAGES:
                 continue
             image_id = shown(path)
-            if (item := self._picture(path, image_id, bad)) is None:
+            if (item := self._image(path, image_id, bad)) is None:
                 continue
-            if image_id in pictures:
-                bad.append(
-                    BadItem("picture", image_id, image_id, f"its name reads like another's: {image_id}")
-                )
+            if image_id in images:
+                bad.append(BadItem("image", image_id, image_id, f"its name reads like another's: {image_id}"))
                 continue
-            pictures[image_id] = item
+            images[image_id] = item
             ids[path] = image_id
             stems.setdefault(os.path.splitext(path)[0], []).append(image_id)
         for path in files:
@@ -88,7 +84,7 @@ class FolderCorpus:
         for image_id, lines in captions.items():
             texts += texts_of(lines, image_id, image_id, self._texts)
         return Listing(
-            [pictures[image_id] for image_id in sorted(pictures)],
+            [images[image_id] for image_id in sorted(images)],
             sorted(texts, key=lambda text: text.text_id),
             sorted(bad, key=lambda item: (item.kind, item.item_id, item.reason)),
         )
@@ -98,7 +94,7 @@ class FolderCorpus:
 
         def unreadable(error: OSError) -> None:
             path = shown(os.path.relpath(error.filename, self.root))
-            bad.append(BadItem("picture", path, path, f"the folder cannot be read: {error.strerror}"))
+            bad.append(BadItem("image", path, path, f"the folder cannot be read: {error.strerror}"))
 
         for folder, folders, names in os.walk(self.root, onerror=unreadable):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -107,16 +103,16 @@ class FolderCorpus:
                 if not name.startswith("."):
                     yield str(inside / name)
 
-    def _picture(self, path: str, image_id: str, bad: list[BadItem]) -> PictureItem | None:
+    def _image(self, path: str, image_id: str, bad: list[BadItem]) -> ImageItem | None:
         try:
             found = os.stat(self.root / path)
         except OSError as error:
-            bad.append(BadItem("picture", image_id, image_id, f"the file cannot be read: {error.strerror}"))
+            bad.append(BadItem("image", image_id, image_id, f"the file cannot be read: {error.strerror}"))
             return None
         if not stat.S_ISREG(found.st_mode):  # a pipe would never end
-            bad.append(BadItem("picture", image_id, image_id, "no regular file"))
+            bad.append(BadItem("image", image_id, image_id, "no regular file"))
             return None
-        return PictureItem(image_id, path, found.st_size, found.st_mtime_ns)
+        return ImageItem(image_id, path, found.st_size, found.st_mtime_ns)
 
     def _sidecar(self, path: str, bad: list[BadItem]) -> list[str]:
         text = self._text(path, MAX_TEXT, bad)
@@ -159,7 +155,7 @@ class FolderCorpus:
                 if target in ids:
                     yield ids[target], lines
                     continue
-                reason = f"file_name {name!r} is no picture of this corpus"
+                reason = f"file_name {name!r} is no image of this corpus"
             bad.append(BadItem("text", where, shown(path), reason))
 
 

@@ -1,4 +1,4 @@
-"""What a corpus lists: pictures, texts, and what cannot be either."""
+"""What a corpus lists: images, texts, and what cannot be either."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 Texts: TypeAlias = Literal["joined", "each"]
-"""The captions of a picture are one text (FELGA, 4.3), or a text each."""
+"""The captions of an image are one text (FELGA, 4.3), or a text each."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureItem:
-    """A picture file.
+class ImageItem:
+    """An image file.
 
     Attributes:
         image_id: valid UTF-8, unique in the corpus.
@@ -29,7 +29,7 @@ class PictureItem:
 
 @dataclass(frozen=True, slots=True)
 class TextItem:
-    """A text, of a picture or on its own."""
+    """A text, of an image or on its own."""
 
     text_id: str
     image_id: str | None
@@ -38,9 +38,9 @@ class TextItem:
 
 @dataclass(frozen=True, slots=True)
 class BadItem:
-    """What was meant to be a picture or a text, and why it is none."""
+    """What was meant to be an image or a text, and why it is none."""
 
-    kind: Literal["picture", "text"]
+    kind: Literal["image", "text"]
     item_id: str
     path: str
     reason: str
@@ -50,29 +50,29 @@ class BadItem:
 class Listing:
     """Everything in a corpus, each list sorted by id, ids unique."""
 
-    pictures: list[PictureItem]
+    images: list[ImageItem]
     texts: list[TextItem]
     bad: list[BadItem]
 
 
 class Corpus(Protocol):
-    """Where pictures and texts come from."""
+    """Where images and texts come from."""
 
     kind: str
     root: Path
-    """Absolute; paths of pictures are relative to it."""
+    """Absolute; paths of images are relative to it."""
 
     def settings(self) -> Mapping[str, Any]:
         """What decides what is listed. Json values."""
         ...
 
     def scan(self) -> Listing:
-        """List everything; opens no picture."""
+        """List everything; opens no image."""
         ...
 
 
 def texts_of(captions: list[str], text_id: str, image_id: str | None, texts: Texts) -> list[TextItem]:
-    """The captions of one picture as texts; empty ones are dropped, white space is single."""
+    """The captions of one image as texts; empty ones are dropped, white space is single."""
     kept = [" ".join(caption.split()) for caption in captions]
     kept = [caption for caption in kept if caption]
     if not kept:

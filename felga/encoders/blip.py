@@ -2,7 +2,7 @@
 
 ``blip:FOLDER`` or ``blip:OWNER/NAME`` of the hub, such as ``blip:Salesforce/blip-itm-base-coco``. A region is
 the projected [CLS] of the image transformer over its crop, a text the projected [CLS] of the text transformer
-without any picture: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
+without any image: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
 from transformers.models.blip.modeling_blip import BlipPreTrainedModel
 
-from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError
-from felga.types import Boxes, Picture, Vectors
-from felga.weights import first_line, load_pretrained, model_folder, sha256_of_folder, weight_files
+from felga.models.device import pick_device
+from felga.models.weights import first_line, load_pretrained, model_folder, sha256_of_folder, weight_files
+from felga.types import Boxes, DecodedImage, Vectors
 
 Tower = Literal["visual", "text"]
 
@@ -126,14 +126,14 @@ class Blip:
             "pooling": "crop",
         }
 
-    def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``pictures[i]`` -> (n_i, dim) float32.
+    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
 
         Raises:
             BadInputError: the weights are truncated or of another model, or a box is not finite.
         """
         return encode_crops(
-            pictures,
+            images,
             boxes,
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,
@@ -221,7 +221,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     mean, std = (tuple(map(float, values)) for values in (wanted.image_mean, wanted.image_std))
     interpolation = {2: "bilinear", 3: "bicubic"}.get(int(wanted.resample), "")  # PIL's numbers
     if not interpolation or not {"height", "width"} <= size.keys():
-        raise BadInputError(f"{str(folder)!r} wants pictures of {size}, resampled by {wanted.resample}")
+        raise BadInputError(f"{str(folder)!r} wants images of {size}, resampled by {wanted.resample}")
     return Preprocessing(
         size=(int(size["height"]), int(size["width"])),
         resize="squash",

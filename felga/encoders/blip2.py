@@ -1,7 +1,7 @@
 """BLIP-2 through transformers: the unimodal embeddings of its image-text-contrastive space, frozen.
 
 ``blip2:FOLDER`` or ``blip2:OWNER/NAME`` of the hub, such as ``blip2:Salesforce/blip2-itm-vit-g``. A text is
-the projected [CLS] of the Q-Former without any picture. A picture is Q = 32 projected query tokens, and the
+the projected [CLS] of the Q-Former without any image. An image is Q = 32 projected query tokens, and the
 paper scores it by the token that fits the text best (Li et al. 2023, 3.1, image-text contrastive learning).
 
 Which token that is, only the query tells; an index is made before it, with one vector a region. felga keeps
@@ -21,7 +21,7 @@ from transformers import Blip2TextModelWithProjection, Blip2VisionModelWithProje
 
 from felga.encoders.blip import Blip, Tower
 from felga.encoders.crops import encode_crops
-from felga.types import Boxes, Picture, Vectors
+from felga.types import Boxes, DecodedImage, Vectors
 
 
 def blip2(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Blip2:
@@ -52,14 +52,14 @@ class Blip2(Blip):
         """As of BLIP, and how a region's query tokens become one vector."""
         return {**super().identity(), "query_tokens": "mean"}
 
-    def encode_region_tokens(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
+    def encode_region_tokens(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
         """All query tokens of regions: ``boxes[i]`` (n_i, 4) -> (n_i, Q, dim) float32, each of length 1.
 
         The paper's score of a region for a text is ``(tokens @ text).max(-1)``.
         """
         count = int(self.config.num_query_tokens)
         flat = encode_crops(
-            pictures,
+            images,
             boxes,
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,

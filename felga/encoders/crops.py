@@ -1,4 +1,4 @@
-"""The shared ground of encoders that see one crop at a time: cut, resize, batch over pictures, normalise.
+"""The shared ground of encoders that see one crop at a time: cut, resize, batch over images, normalise.
 
 A crop is resized as uint8 with torchvision's antialiased kernel: the pixels of PIL's resize (mean difference
 0.04 of 255) at about a quarter of the cost. Normalisation runs once a batch, on the model's device.
@@ -19,14 +19,14 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from felga.errors import BadInputError
-from felga.types import Boxes, Picture, Vectors
+from felga.types import Boxes, DecodedImage, Vectors
 
 LONGEST_ASPECT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its pictures; read from the model's own configuration.
+    """How a model wants its images; read from the model's own configuration.
 
     Attributes:
         size: (height, width) of the model's input.
@@ -82,26 +82,26 @@ class Preprocessing:
         return torch.mul(batch, scale).sub_(shift).to(dtype)  # two passes over memory, not four
 
 
-def cut(picture: Picture, boxes: Boxes) -> Iterator[torch.Tensor]:
-    """Views (3, h, w) uint8 of ``picture`` inside ``boxes`` (n, 4); rounded to pixels, one at least.
+def cut(image: DecodedImage, boxes: Boxes) -> Iterator[torch.Tensor]:
+    """Views (3, h, w) uint8 of ``image`` inside ``boxes`` (n, 4); rounded to pixels, one at least.
 
     Raises:
         BadInputError: a box is not finite.
     """
-    scaled = picture.in_pixels(boxes)
+    scaled = image.in_pixels(boxes)
     if not np.isfinite(scaled).all():
-        raise BadInputError(f"a box of {picture.image_id!r} holds a value that is not finite")
-    height, width = picture.pixels.shape[:2]
-    pixels = picture.pixels if picture.pixels.flags.writeable else picture.pixels.copy()  # torch wants it so
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
+        raise BadInputError(f"a box of {image.image_id!r} holds a value that is not finite")
+    height, width = image.pixels.shape[:2]
+    pixels = image.pixels if image.pixels.flags.writeable else image.pixels.copy()  # torch wants it so
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     limits = np.array([width, height, width, height], np.float32)
     for x1, y1, x2, y2 in np.round(np.clip(scaled, 0, limits)).astype(int).tolist():
         left, top = min(x1, width - 1), min(y1, height - 1)
-        yield image[:, top : max(y2, top + 1), left : max(x2, left + 1)]
+        yield tensor[:, top : max(y2, top + 1), left : max(x2, left + 1)]
 
 
 def encode_crops(
-    pictures: Sequence[Picture],
+    images: Sequence[DecodedImage],
     boxes: Sequence[Boxes],
     *,
     preprocessing: Preprocessing,
@@ -112,22 +112,22 @@ def encode_crops(
     forward: Callable[[torch.Tensor], torch.Tensor],
     rows: int = 1,
 ) -> list[Vectors]:
-    """Encode the crops of many pictures in shared batches.
+    """Encode the crops of many images in shared batches.
 
     Args:
-        boxes: ``boxes[i]`` (n_i, 4) of ``pictures[i]``, pixels of the upright original.
+        boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
         forward: (b, 3, h, w) of ``dtype`` on ``device`` -> (b * rows, dim), of any length.
         rows: vectors of one crop.
 
     Returns:
-        For each picture (n_i * rows, dim) float32, each row of length 1, in the order of its boxes.
+        For each image (n_i * rows, dim) float32, each row of length 1, in the order of its boxes.
 
     Raises:
-        BadInputError: not as many lists of boxes as pictures, or a box that is not finite.
+        BadInputError: not as many lists of boxes as images, or a box that is not finite.
     """
-    if len(pictures) != len(boxes):
-        raise BadInputError(f"{len(pictures)} pictures came with {len(boxes)} lists of boxes")
-    crops = (crop for picture, own in zip(pictures, boxes, strict=True) for crop in cut(picture, own))
+    if len(images) != len(boxes):
+        raise BadInputError(f"{len(images)} images came with {len(boxes)} lists of boxes")
+    crops = (crop for image, own in zip(images, boxes, strict=True) for crop in cut(image, own))
     # A GPU waits for pixels, so several threads resize; on the CPU the model itself needs the cores.
     threads = min(8, os.cpu_count() or 1) if device.type == "cuda" else 1
     outputs: list[torch.Tensor] = []

@@ -31,12 +31,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from felga.device import pick_device
 from felga.encoders import lavis_worker
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.errors import BadInputError, MissingError
-from felga.types import Boxes, Picture, Vectors
-from felga.weights import existing, sha256_of
+from felga.models.device import pick_device
+from felga.models.weights import existing, sha256_of
+from felga.types import Boxes, DecodedImage, Vectors
 
 VARIABLE = "FELGA_LAVIS_PYTHON"
 INSTALL = (
@@ -117,8 +117,8 @@ class Lavis:
             "pooling": "crop",
         }
 
-    def encode_regions(self, pictures: Sequence[Picture], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``pictures[i]`` -> (n_i, dim) float32.
+    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
 
         Raises:
             MissingError: LAVIS, its weights or its vocabulary cannot be had, or the worker ended.
@@ -130,7 +130,7 @@ class Lavis:
             return torch.from_numpy(self._ask(header, batch.numpy().tobytes()))
 
         return encode_crops(
-            pictures,
+            images,
             boxes,
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,

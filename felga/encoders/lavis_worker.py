@@ -211,7 +211,7 @@ def use_vocabulary(folder: str) -> None:
 
 
 def build_blip(state: State) -> tuple[Any, int]:
-    """BLIP's feature extractor of the sizes that the checkpoint has: (model, side of its pictures)."""
+    """BLIP's feature extractor of the sizes that the checkpoint has: (model, side of its images)."""
     width, side, patch = vision_sizes(state)
     vision = import_module("lavis.models.vit").VisionTransformerEncoder(
         img_size=side,
@@ -231,7 +231,7 @@ def build_blip(state: State) -> tuple[Any, int]:
 
 
 def build_blip2(state: State) -> tuple[Any, int]:
-    """BLIP-2's first stage of the sizes that the checkpoint has: (model, side of its pictures)."""
+    """BLIP-2's first stage of the sizes that the checkpoint has: (model, side of its images)."""
     import torch
 
     blip2: Any = import_module("lavis.models.blip2_models.blip2")
@@ -265,7 +265,7 @@ def build_blip2(state: State) -> tuple[Any, int]:
 
 
 def vision_sizes(state: State) -> tuple[int, int, int]:
-    """(width, side of the picture, side of a patch) of a vision transformer."""
+    """(width, side of the image, side of a patch) of a vision transformer."""
     kernel = state["visual_encoder.patch_embed.proj.weight"]
     width, patch = int(kernel.shape[0]), int(kernel.shape[-1])
     return width, patch * round((state["visual_encoder.pos_embed"].shape[1] - 1) ** 0.5), patch

@@ -24,12 +24,11 @@ from open_clip.factory import HF_HUB_PREFIX
 from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from felga.device import pick_device
 from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
 from felga.encoders.one_pass import STRIDE, encode_one_pass
 from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.types import Boxes, Picture, Vectors
-from felga.weights import (
+from felga.models.device import pick_device
+from felga.models.weights import (
     first_line,
     hub_file,
     load_exactly,
@@ -38,6 +37,7 @@ from felga.weights import (
     sha256_of,
     state_of,
 )
+from felga.types import Boxes, DecodedImage, Vectors
 
 Tower = Literal["visual", "text"]
 
@@ -67,7 +67,7 @@ def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
             looked up as given, then from the root: ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt`` too.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
         batch_size: crops or texts in one forward pass.
-        pooling: ``crop`` (None): a region is a forward pass of its own; ``roi``: one pass a picture, for
+        pooling: ``crop`` (None): a region is a forward pass of its own; ``roi``: one pass an image, for
             CLIP's ResNets, whose attention pools the region's features (RegionCLIP).
 
     Raises:
@@ -83,7 +83,7 @@ def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
 
 
 def working_side(side: int) -> int:
-    """The longer side of a picture in one pass: what conse has for 224 pixels, 384, in proportion."""
+    """The longer side of an image in one pass: what conse has for 224 pixels, 384, in proportion."""
     return round(side * 12 / 7 / STRIDE) * STRIDE
 
 
@@ -125,8 +125,8 @@ class Clip:
             "pooling": self.pooling,
         }
 
-    def encode_regions(self, pictures: list[Picture], boxes: list[Boxes]) -> list[Vectors]:
-        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``pictures[i]`` -> (n_i, dim) float32.
+    def encode_regions(self, images: list[DecodedImage], boxes: list[Boxes]) -> list[Vectors]:
+        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture, or a box is not finite.
@@ -135,7 +135,7 @@ class Clip:
         if self.pooling == "roi":
             visual = self._tower("visual").visual
             return encode_one_pass(
-                pictures,
+                images,
                 boxes,
                 preprocessing=self.preprocessing,
                 longer_side=working_side(self.preprocessing.size[0]),
@@ -151,7 +151,7 @@ class Clip:
                 head=lambda bins: cast(torch.Tensor, visual.attnpool(bins)),
             )
         return encode_crops(
-            pictures,
+            images,
             boxes,
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,

@@ -23,10 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.types import Rows, Scores
+from felga.types import Flags, Floats, Rows, Scores
 
-Floats: TypeAlias = npt.NDArray[np.float64]
-Flags: TypeAlias = npt.NDArray[np.bool_]
 Keys: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 CUTOFFS = (1, 5, 10)

@@ -2,7 +2,7 @@
 
 Encoding goes through an index like any other, so it resumes; ground-truth boxes and whole sentences, which
 no index holds, are encoded beside it and kept in one file. Trainings see captions of the training split and
-nothing else: neither boxes nor class names, and no picture of the test split.
+nothing else: neither boxes nor class names, and no image of the test split.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from felga.corpus.coco import CocoCorpus, Instances, read_instances
-from felga.corpus.decode import read_picture
+from felga.corpus.decode import read_image
 from felga.errors import BadInputError, NotFoundError
-from felga.evaluation.coco import (
+from felga.evaluation.class_names import mentions
+from felga.evaluation.protocol import (
     Relevance,
     Split,
     Transform,
@@ -31,20 +32,19 @@ from felga.evaluation.coco import (
     keyword_ceiling,
     proposal_ceiling,
 )
-from felga.evaluation.coco_names import mentions
-from felga.evaluation.figures import Hit, class_bars, precision_recall_figure, result_sheet
 from felga.evaluation.results import METHODS, build_results
 from felga.fenet.recipes import make_recipe
 from felga.fenet.train import Progress as Training
 from felga.fenet.train import train
 from felga.files import sha256_file, to_json
-from felga.indexing import Options, Progress, index
-from felga.manifest import Manifest, read_manifest
+from felga.indexing.job import Options, index
 from felga.registry import make_encoder
-from felga.scoring import segment_max, top_owners
-from felga.store import Owners, flat
-from felga.training import features_of
-from felga.types import Box, Encoder
+from felga.search.segments import segment_max, top_owners
+from felga.show.figures import Hit, class_bars, precision_recall_figure, result_sheet
+from felga.store.manifest import Manifest, read_manifest
+from felga.store.pairs import features_of
+from felga.store.tables import Owners, flat
+from felga.types import Box, Encoder, Progress
 
 UNTRAINED = ("entire", "frozen")
 
@@ -120,16 +120,16 @@ def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
     """Everything that a test needs of a split: fragments from its index, queries and truth beside them."""
     truth = read_instances(encoded.files.instances)
     manifest = encoded.manifest
-    images = Owners(encoded.folder / "images.lance", manifest.images.version)
-    rows = images.read(["image_id", "path", "error", "boxes", "whole", "vectors"])
+    table = Owners(encoded.folder / "images.lance", manifest.images.version)
+    rows = table.read(["image_id", "path", "error", "boxes", "whole", "vectors"])
     ids = rows.column("image_id").to_pylist()
     readable = [i for i, error in enumerate(rows.column("error").to_pylist()) if error is None]
     unknown = [ids[i] for i in readable if ids[i] not in truth.truths]
     if unknown:
-        raise BadInputError(f"{encoded.files.instances} lacks the picture {unknown[0]} of the captions file")
+        raise BadInputError(f"{encoded.files.instances} lacks the image {unknown[0]} of the captions file")
     order = sorted(readable, key=lambda i: int(ids[i]))
-    pictures = [ids[i] for i in order]
-    place = {image_id: p for p, image_id in enumerate(pictures)}
+    images = [ids[i] for i in order]
+    place = {image_id: p for p, image_id in enumerate(images)}
     names = list(truth.categories.values())
     class_of = {category: c for c, category in enumerate(truth.categories)}
 
@@ -139,19 +139,19 @@ def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
     region_vectors = flat(rows.column("vectors").combine_chunks())[taken]
     region_boxes = flat(rows.column("boxes").combine_chunks())[taken]
 
-    contains = np.zeros((len(names), len(pictures)), bool)
-    box_class, box_area, box_picture, boxes = [], [], [], []
-    for p, image_id in enumerate(pictures):
+    contains = np.zeros((len(names), len(images)), bool)
+    box_class, box_area, box_image, boxes = [], [], [], []
+    for p, image_id in enumerate(images):
         for one in truth.truths[image_id]:
             contains[class_of[one.category_id], p] = True
             if not one.crowd:
                 box_class.append(class_of[one.category_id])
                 box_area.append(one.area)
-                box_picture.append(p)
+                box_image.append(p)
                 boxes.append(one.box)
     texts, words = _texts(encoded, place)
     beside = _beside(
-        encoded, options, truth, pictures, boxes, box_picture, names, [t[0] for t in texts], progress
+        encoded, options, truth, images, boxes, box_image, names, [t[0] for t in texts], progress
     )
     keyword_rows = np.concatenate([np.array(t[1], np.int64) for t in texts])
     return Split(
@@ -165,20 +165,20 @@ def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
         box_vectors=beside["boxes"],
         box_class=np.array(box_class, np.int64),
         box_area=np.array(box_area),
-        box_picture=np.array(box_picture, np.int64),
+        box_image=np.array(box_image, np.int64),
         contains=contains,
         mentions=mentions([t[0] for t in texts], names),
-        picture_vectors=beside["pictures"],
+        image_vectors=beside["images"],
         text_vectors=beside["texts"],
         region_boxes=region_boxes,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         keywords=list(words),
-        picture_ids=pictures,
+        image_ids=images,
     )
 
 
 def _texts(encoded: Encoded, place: dict[str, int]) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
-    """(text, rows of its keywords) of each picture, and each distinct keyword's vector."""
+    """(text, rows of its keywords) of each image, and each distinct keyword's vector."""
     table = Owners(encoded.folder / "texts.lance", encoded.manifest.texts.version)
     texts: list[tuple[str, list[int]]] = [("", []) for _ in place]
     words: dict[str, Any] = {}
@@ -202,14 +202,14 @@ def _beside(
     encoded: Encoded,
     options: Options,
     truth: Instances,
-    pictures: Sequence[str],
+    images: Sequence[str],
     boxes: Sequence[Box],
-    box_picture: Sequence[int],
+    box_image: Sequence[int],
     names: Sequence[str],
     texts: Sequence[str],
     progress: Progress,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Vectors of ground-truth boxes, whole pictures, whole texts and class names; kept for the next time."""
+    """Vectors of ground-truth boxes, whole images, whole texts and class names; kept for the next time."""
     encoder = make_encoder(
         options.encoder, device=options.device, batch_size=options.batch_size, pooling=options.pooling
     )
@@ -220,9 +220,7 @@ def _beside(
         kept: dict[str, np.ndarray[Any, Any]] = load_file(path)
         return kept
     found = {"classes": encoder.encode_texts(list(names)), "texts": encoder.encode_texts(list(texts))}
-    found["pictures"], found["boxes"] = _look(
-        encoded, encoder, pictures, boxes, box_picture, options, progress
-    )
+    found["images"], found["boxes"] = _look(encoded, encoder, images, boxes, box_image, options, progress)
     part = path.with_suffix(".part")
     save_file(found, part)
     part.replace(path)
@@ -232,29 +230,29 @@ def _beside(
 def _look(
     encoded: Encoded,
     encoder: Encoder,
-    pictures: Sequence[str],
+    images: Sequence[str],
     boxes: Sequence[Box],
-    box_picture: Sequence[int],
+    box_image: Sequence[int],
     options: Options,
     progress: Progress,
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Vectors of whole pictures (P, dim) and of ground-truth boxes (B, dim), each picture decoded once."""
+    """Vectors of whole images (P, dim) and of ground-truth boxes (B, dim), each image decoded once."""
     paths = _paths(encoded)
-    own: list[list[Box]] = [[] for _ in pictures]
-    for box, p in zip(boxes, box_picture, strict=True):
+    own: list[list[Box]] = [[] for _ in images]
+    for box, p in zip(boxes, box_image, strict=True):
         own[p].append(box)
-    wholes = np.empty((len(pictures), encoder.dim), np.float32)
+    wholes = np.empty((len(images), encoder.dim), np.float32)
     found = []
-    for start in range(0, len(pictures), 8):
-        group = range(start, min(start + 8, len(pictures)))
-        decoded = [read_picture(paths[pictures[p]], pictures[p]) for p in group]
+    for start in range(0, len(images), 8):
+        group = range(start, min(start + 8, len(images)))
+        decoded = [read_image(paths[images[p]], images[p]) for p in group]
         asked = [
-            np.array([picture.whole, *own[p]], np.float32) for p, picture in zip(group, decoded, strict=True)
+            np.array([image.whole, *own[p]], np.float32) for p, image in zip(group, decoded, strict=True)
         ]
         for p, vectors in zip(group, encoder.encode_regions(decoded, asked), strict=True):
             wholes[p] = vectors[0]
             found.append(vectors[1:])
-        progress("boxes", group.stop, len(pictures))
+        progress("boxes", group.stop, len(images))
     return wholes, np.concatenate(found) if found else np.empty((0, encoder.dim), np.float32)
 
 
@@ -290,7 +288,7 @@ def bench_coco(
         drawings: figures to draw; a trained method by its first seed.
 
     Raises:
-        BadInputError: an unknown method, or a picture that is in training and test.
+        BadInputError: an unknown method, or an image that is in training and test.
         NotFoundError: missing files.
     """
     options = options or Options()
@@ -375,15 +373,15 @@ class Drawings:
         precision_recall_figure(self._curves, self.folder / "precision-recall.png", "object discovery")
         class_bars(self._classes, self.folder / "classes.png", "object discovery")
         assert split.region_boxes is not None
-        assert split.picture_ids is not None
+        assert split.image_ids is not None
         right = split.contains[list(split.class_names).index(self.query)]
         rows = []
         for method, found in self._rows.items():
             hits = []
             for p, row, score in found:
-                picture = read_picture(paths[split.picture_ids[p]], split.picture_ids[p])
-                box = picture.in_pixels(split.region_boxes[row])[0].tolist()
-                hits.append(Hit(Image.fromarray(picture.pixels), tuple(box), bool(right[p]), score))
+                image = read_image(paths[split.image_ids[p]], split.image_ids[p])
+                box = image.in_pixels(split.region_boxes[row])[0].tolist()
+                hits.append(Hit(Image.fromarray(image.pixels), tuple(box), bool(right[p]), score))
             rows.append((method, hits))
         result_sheet(rows, f'"{self.query}"').save(
             self.folder / f"figure-2-{self.query.replace(' ', '-')}.png"
@@ -391,9 +389,9 @@ class Drawings:
 
 
 def _paths(encoded: Encoded) -> dict[str, Path]:
-    """Where each picture is, by its id."""
+    """Where each image is, by its id."""
     corpus = CocoCorpus(encoded.files.captions, encoded.files.images, ids=encoded.ids)
-    return {item.image_id: encoded.files.images / item.path for item in corpus.scan().pictures}
+    return {item.image_id: encoded.files.images / item.path for item in corpus.scan().images}
 
 
 def _ids(encoded: Encoded) -> list[str]:
@@ -406,7 +404,7 @@ def _fingerprint(encoded: Encoded) -> dict[str, Any]:
     manifest = encoded.manifest
     return {
         "split": encoded.files.name,
-        "pictures": manifest.images.owners,
+        "images": manifest.images.owners,
         "regions": manifest.images.fragments,
         "texts": manifest.texts.owners,
         "keywords": manifest.texts.fragments,

@@ -22,14 +22,12 @@ from felga.errors import BadInputError
 from felga.evaluation.average_precision import (
     CUTOFFS,
     DEPTH,
-    Flags,
-    Floats,
     Metrics,
     chance,
     of_sorted,
     pack_cosines,
 )
-from felga.types import Rows, Scores, Vectors
+from felga.types import Flags, Floats, Rows, Scores, Vectors
 
 TILE = 128
 """Queries that are ranked at once, at most."""

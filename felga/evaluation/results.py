@@ -42,7 +42,7 @@ METHODS = (
 TASKS = ("object_discovery", "description_assignment")
 
 _TIES = "one threshold per distinct score (scikit-learn's average_precision_score); bounds beside it"
-_CROWDS = "no queries; their pictures contain the class"
+_CROWDS = "no queries; their images contain the class"
 
 
 def build_results(
@@ -65,7 +65,7 @@ def build_results(
         encoder: :meth:`felga.types.Encoder.identity`.
         relevance: ``box`` or ``mention``.
         data: fingerprints of the data, of training and test.
-        ceiling: task to the mAP that its proposals allow, see :mod:`felga.evaluation.coco`.
+        ceiling: task to the mAP that its proposals allow, see :mod:`felga.evaluation.protocol`.
 
     Raises:
         BadInputError: an unknown method, a method without runs, or a value that the layout does not allow.

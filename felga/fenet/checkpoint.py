@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from felga.errors import BadIndexError, BadInputError, FelgaError
+from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.features import Vectors
-from felga.fenet.files import Arrays, read_arrays, write_arrays
 from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe, from_json
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from felga.errors import BadInputError
-from felga.fenet.files import read_arrays, write_arrays
+from felga.fenet.arrays import read_arrays, write_arrays
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]

@@ -84,14 +84,14 @@ FORMS: dict[str, Callable[..., Tensor]] = {"lifted": lifted_structure, "contrast
 
 
 def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: Tensor) -> Tensor:
-    """Eq. 11: a picture and a text are as similar as their most similar region and keyword.
+    """Eq. 11: an image and a text are as similar as their most similar region and keyword.
 
     Args:
         similarity: (b * r, b * k) float, Eq. 9.
         real_regions: (b, r) bool; real_keywords: (b, k) bool. A pad never wins.
 
     Returns:
-        (b, b) float, pictures by texts; -inf where a picture or a text has no fragment.
+        (b, b) float, images by texts; -inf where an image or a text has no fragment.
     """
     (b, r), k = real_regions.shape, real_keywords.shape[1]
     real = real_regions.flatten()[:, None] & real_keywords.flatten()  # (b * r, b * k)
@@ -99,7 +99,7 @@ def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: T
 
 
 def owner_similarity(similarity: Tensor, real_regions: Tensor) -> Tensor:
-    """Pictures by keywords: a picture scores what its best region scores, as in object discovery (3.1, 4.3).
+    """Images by keywords: an image scores what its best region scores, as in object discovery (3.1, 4.3).
 
     The paper has no loss on it. It lies between the local loss, which trusts a frozen similarity for every
     single region, and the global one (Eq. 11), which asks for one fragment of each side.
@@ -109,7 +109,7 @@ def owner_similarity(similarity: Tensor, real_regions: Tensor) -> Tensor:
         real_regions: (b, r) bool. A pad never wins.
 
     Returns:
-        (b, m) float; -inf for a picture without regions.
+        (b, m) float; -inf for an image without regions.
     """
     b, r = real_regions.shape
     real = real_regions.flatten()[:, None]  # (b * r, 1)

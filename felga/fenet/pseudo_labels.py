@@ -58,7 +58,7 @@ def dynamic(similarity: Tensor, real_regions: Tensor, real_keywords: Tensor) -> 
 
 
 def global_labels(pairs: int, device: torch.device | None = None) -> Tensor:
-    """Eq. 7: a picture belongs to its own text alone. (b, b) bool."""
+    """Eq. 7: an image belongs to its own text alone. (b, b) bool."""
     return torch.eye(pairs, dtype=torch.bool, device=device)
 
 

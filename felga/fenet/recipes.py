@@ -36,10 +36,10 @@ class Recipe:
         temperature: divides the similarities in the losses.
         lambda1, lambda2: margins of Eq. 10 and Eq. 12.
         lambda3: weight of the global loss (Eq. 13).
-        lambda4: weight of the same loss over pictures and keywords (``owner_similarity`` there), which the
+        lambda4: weight of the same loss over images and keywords (``owner_similarity`` there), which the
             paper has not; used where the method has local and global parts. Its margin is lambda1.
         distinct: mends the limitation that the paper names (5): a keyword that several texts of a batch have
-            counts once, and is no negative of any picture whose text has it.
+            counts once, and is no negative of any image whose text has it.
         validation: share of the pairs held out to choose the best epoch, at most 1,000; 0: train on all
             pairs and keep the last epoch.
         patience: stop after so many epochs without a better validation score; 0: never.

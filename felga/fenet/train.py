@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from felga import __version__
-from felga.device import pick_device
 from felga.errors import BadInputError, DivergedError
 from felga.fenet import losses, pseudo_labels
+from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.checkpoint import Checkpoint, arrays_of, build, put_arrays
 from felga.fenet.features import Batch, Features, Rows, Table
-from felga.fenet.files import Arrays, read_arrays, write_arrays
 from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe, make_recipe
 from felga.fenet.validation import Score, Validation
+from felga.models.device import pick_device
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 MOST_VALIDATION_PAIRS = 1000

@@ -1,9 +1,9 @@
-"""A score that needs captions alone: how well keywords find held-out pictures, and regions texts.
+"""A score that needs captions alone: how well keywords find held-out images, and regions texts.
 
 It mirrors the two tasks of the paper (3.1, 4.3) without an annotation. *Discovery*: each keyword that stands
-in 2 to 50 % of the texts is a query over the pictures, a picture scores what its best region scores, and
-the pictures whose text has the keyword are relevant. *Assignment*: for each such keyword and each picture
-whose text has it, the picture's region that is frozen-most similar to the keyword is a query over the
+in 2 to 50 % of the texts is a query over the images, an image scores what its best region scores, and
+the images whose text has the keyword are relevant. *Assignment*: for each such keyword and each image
+whose text has it, the image's region that is frozen-most similar to the keyword is a query over the
 texts, a text scores what its best keyword scores, and the texts that have the keyword are relevant. Both are
 means of average precision, ties as one threshold (scikit-learn's convention).
 """

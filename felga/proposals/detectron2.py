@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
-from felga.device import pick_device
 from felga.errors import BadInputError, MissingError
-from felga.proposals.given import as_regions
+from felga.models.device import pick_device
+from felga.models.weights import existing, first_line, load_exactly, read_checkpoint, sha256_of, state_of
+from felga.proposals.boxfile import as_regions
 from felga.proposals.torchvision import stretched
-from felga.types import Picture, Region
-from felga.weights import existing, first_line, load_exactly, read_checkpoint, sha256_of, state_of
+from felga.types import DecodedImage, Region
 
 Source = Literal["instances", "rpn"]
 
@@ -116,7 +116,7 @@ def class_names(weights: Path, count: int, known: Sequence[str] = ()) -> list[st
 
 
 class Detectron2:
-    """The best boxes of a Detectron2 model; one pass a picture."""
+    """The best boxes of a Detectron2 model; one pass an image."""
 
     def __init__(
         self, argument: str, config: str, weights: Path, source: Source | None, device: torch.device
@@ -143,30 +143,30 @@ class Detectron2:
             "overlap": OVERLAP if self.source == "instances" else None,
         }
 
-    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """For each picture its ``top`` best boxes.
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image its ``top`` best boxes.
 
         Raises:
             BadInputError: the checkpoint is truncated, a pickle or of another architecture.
         """
-        return [self._of(picture, top) for picture in pictures]
+        return [self._of(image, top) for image in images]
 
-    def _of(self, picture: Picture, top: int) -> list[Region]:
-        pixels = stretched(picture.pixels)
+    def _of(self, image: DecodedImage, top: int) -> list[Region]:
+        pixels = stretched(image.pixels)
         with self._lock, torch.inference_mode():
             model, resize, names = self._model
             if self._config.INPUT.FORMAT == "BGR":
                 pixels = np.ascontiguousarray(pixels[:, :, ::-1])
             pixels = resize.get_transform(pixels).apply_image(pixels)
-            image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+            tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
             labels = None
             if self._config.MODEL.META_ARCHITECTURE == "ProposalNetwork":
                 # its forward() knows no other way, and gives boxes in the size that it is told
-                found = model([{"image": image, "height": image.shape[1], "width": image.shape[2]}])
+                found = model([{"image": tensor, "height": tensor.shape[1], "width": tensor.shape[2]}])
                 proposals = found[0]["proposals"]
                 boxes, scores = proposals.proposal_boxes.tensor, proposals.objectness_logits
             else:
-                images = model.preprocess_image([{"image": image}])
+                images = model.preprocess_image([{"image": tensor}])
                 features = model.backbone(images.tensor)
                 proposals, _ = model.proposal_generator(images, features, None)
                 if self.source == "rpn":
@@ -177,8 +177,8 @@ class Detectron2:
                     kept = nms(boxes, scores, OVERLAP)
                     boxes, scores = boxes[kept], scores[kept]
                     labels = [names[i] for i in instances.pred_classes[kept].tolist()]
-        scale = np.array([picture.width / image.shape[2], picture.height / image.shape[1]] * 2, np.float32)
-        return as_regions(picture, boxes.cpu().numpy() * scale, scores.cpu().numpy(), top, labels)
+        scale = np.array([image.width / tensor.shape[2], image.height / tensor.shape[1]] * 2, np.float32)
+        return as_regions(image, boxes.cpu().numpy() * scale, scores.cpu().numpy(), top, labels)
 
     def _read_config(self, name: str) -> Any:
         import detectron2 as package
@@ -226,7 +226,7 @@ class Detectron2:
 
 
 class Mayaku:
-    """The best instances of a Detectron2 checkpoint, run by mayaku; one pass a picture."""
+    """The best instances of a Detectron2 checkpoint, run by mayaku; one pass an image."""
 
     def __init__(self, argument: str, config: Path, weights: Path, device: torch.device) -> None:
         self.name = f"mayaku:{argument}"
@@ -244,25 +244,25 @@ class Mayaku:
             "overlap": OVERLAP,
         }
 
-    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """For each picture its ``top`` best instances.
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image its ``top`` best instances.
 
         Raises:
             BadInputError: the checkpoint is truncated or of an architecture that mayaku does not know.
         """
-        return [self._of(picture, top) for picture in pictures]
+        return [self._of(image, top) for image in images]
 
-    def _of(self, picture: Picture, top: int) -> list[Region]:
-        pixels = stretched(picture.pixels)
+    def _of(self, image: DecodedImage, top: int) -> list[Region]:
+        pixels = stretched(image.pixels)
         with self._lock, torch.inference_mode():
             predictor = self._predictor
             found = predictor(pixels)
             boxes, scores = found.pred_boxes.tensor, found.scores
             kept = nms(boxes, scores, OVERLAP)
             labels = [predictor.class_names[i] for i in found.pred_classes[kept].tolist()]
-        scale = [picture.width / pixels.shape[1], picture.height / pixels.shape[0]] * 2
+        scale = [image.width / pixels.shape[1], image.height / pixels.shape[0]] * 2
         inside = boxes[kept].cpu().numpy() * np.array(scale, np.float32)
-        return as_regions(picture, inside, scores[kept].cpu().numpy(), top, labels)
+        return as_regions(image, inside, scores[kept].cpu().numpy(), top, labels)
 
     @cached_property
     def _predictor(self) -> Any:

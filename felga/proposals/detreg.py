@@ -19,11 +19,9 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from felga.device import pick_device
 from felga.errors import BadInputError
-from felga.proposals.given import as_regions
-from felga.types import Picture, Region
-from felga.weights import (
+from felga.models.device import pick_device
+from felga.models.weights import (
     load_exactly,
     load_pretrained,
     model_folder,
@@ -32,6 +30,8 @@ from felga.weights import (
     sha256_of_folder,
     state_of,
 )
+from felga.proposals.boxfile import as_regions
+from felga.types import DecodedImage, Region
 
 State = dict[str, torch.Tensor]
 Objectness = Literal["label 1", "best class"]
@@ -130,7 +130,7 @@ class Detreg:
         self._lock = threading.Lock()
 
     def settings(self) -> dict[str, Any]:
-        """Weights by sha256, how objectness is read, and the sides that a picture is scaled to."""
+        """Weights by sha256, how objectness is read, and the sides that an image is scaled to."""
         objectness = self._model[1]
         return {
             "name": "detreg",
@@ -139,34 +139,34 @@ class Detreg:
             "short_long": list(SHORT_LONG[objectness]),
         }
 
-    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """For each picture its ``top`` best boxes; each picture is a forward pass of its own.
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image its ``top`` best boxes; each image is a forward pass of its own.
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
         """
-        return [self._of(picture, top) for picture in pictures]
+        return [self._of(image, top) for image in images]
 
-    def _of(self, picture: Picture, top: int) -> list[Region]:
+    def _of(self, image: DecodedImage, top: int) -> list[Region]:
         with self._lock, torch.inference_mode():
             model, objectness = self._model
-            pixels = self._pixels(picture, *SHORT_LONG[objectness])
+            pixels = self._pixels(image, *SHORT_LONG[objectness])
             mask = torch.ones(pixels.shape[:1] + pixels.shape[2:], dtype=torch.long, device=self.device)
             found = model(pixel_values=pixels, pixel_mask=mask)
             chances = found.logits[0].float().sigmoid()  # (queries, labels)
             scores = chances[:, 1] if objectness == "label 1" else chances.max(1).values
-            x, y, width, height = found.pred_boxes[0].float().unbind(1)  # of the picture, 0 to 1
+            x, y, width, height = found.pred_boxes[0].float().unbind(1)  # of the image, 0 to 1
             corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
-        sides = np.array([picture.width, picture.height] * 2, np.float32)
-        return as_regions(picture, corners.cpu().numpy() * sides, scores.cpu().numpy(), top)
+        sides = np.array([image.width, image.height] * 2, np.float32)
+        return as_regions(image, corners.cpu().numpy() * sides, scores.cpu().numpy(), top)
 
-    def _pixels(self, picture: Picture, short: int, long: int) -> torch.Tensor:
-        height, width = picture.pixels.shape[:2]
+    def _pixels(self, image: DecodedImage, short: int, long: int) -> torch.Tensor:
+        height, width = image.pixels.shape[:2]
         scale = min(short / min(height, width), long / max(height, width))
         size = [max(SMALLEST, round(side * scale)) for side in (height, width)]
-        image = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).to(self.device)
-        image = F.resize(image, size, antialias=True).float().div_(255)
-        return F.normalize(image, list(MEAN), list(STD))[None]  # type: ignore[no-any-return]
+        tensor = torch.from_numpy(image.pixels.copy()).permute(2, 0, 1).to(self.device)
+        tensor = F.resize(tensor, size, antialias=True).float().div_(255)
+        return F.normalize(tensor, list(MEAN), list(STD))[None]  # type: ignore[no-any-return]
 
     @cached_property
     def _model(self) -> tuple[Any, Objectness]:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from felga.device import pick_device
 from felga.errors import BadInputError
-from felga.minilm import SHA256, MiniLM, minilm
+from felga.models.device import pick_device
+from felga.models.minilm import SHA256, MiniLM, minilm
 from felga.types import Keyword
 
 

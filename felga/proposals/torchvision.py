@@ -20,11 +20,9 @@ import torch
 from torchvision.models import WeightsEnum, detection, get_model, get_model_weights, list_models
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from felga.device import pick_device
 from felga.errors import BadInputError, MissingError
-from felga.proposals.given import as_regions
-from felga.types import Picture, Pixels, Region
-from felga.weights import (
+from felga.models.device import pick_device
+from felga.models.weights import (
     existing,
     first_line,
     load_exactly,
@@ -33,6 +31,8 @@ from felga.weights import (
     sha256_of,
     state_of,
 )
+from felga.proposals.boxfile import as_regions
+from felga.types import DecodedImage, Pixels, Region
 
 WITHOUT_EPS = (
     detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
@@ -85,14 +85,14 @@ class Rpn:
         weights = sha256_of(self.checkpoint)
         return {"name": "torchvision", "architecture": self.architecture, "weights": weights}
 
-    def propose(self, pictures: Sequence[Picture], top: int) -> list[list[Region]]:
-        """For each picture the ``top`` best boxes of the network, at most its own 1,000; one pass a picture.
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image the ``top`` best boxes of the network, at most its own 1,000; one pass an image.
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
             MissingError: the weights are not cached and cannot be downloaded.
         """
-        return [self._of(picture, top) for picture in pictures]
+        return [self._of(image, top) for image in images]
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -131,11 +131,11 @@ class Rpn:
                     module.eps = 0.0
         return model.requires_grad_(False).to(self.device).eval()
 
-    def _of(self, picture: Picture, top: int) -> list[Region]:
-        image = torch.from_numpy(stretched(picture.pixels)).permute(2, 0, 1)
+    def _of(self, image: DecodedImage, top: int) -> list[Region]:
+        tensor = torch.from_numpy(stretched(image.pixels)).permute(2, 0, 1)
         with self._lock, torch.inference_mode():
             model = self._model
-            batch, _ = model.transform([image.to(self.device).float().div_(255)])
+            batch, _ = model.transform([tensor.to(self.device).float().div_(255)])
             features = list(model.backbone(batch.tensors).values())
             rpn = model.rpn  # its forward() keeps the scores to itself
             scores, deltas = rpn.head(features)
@@ -145,8 +145,8 @@ class Rpn:
             decoded = rpn.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
             boxes, chances = rpn.filter_proposals(decoded, flat_scores, batch.image_sizes, counts)
         height, width = batch.image_sizes[0]
-        scale = np.array([picture.width / width, picture.height / height] * 2, np.float32)
-        return as_regions(picture, boxes[0].cpu().numpy() * scale, chances[0].cpu().numpy(), top)
+        scale = np.array([image.width / width, image.height / height] * 2, np.float32)
+        return as_regions(image, boxes[0].cpu().numpy() * scale, chances[0].cpu().numpy(), top)
 
 
 def stretched(pixels: Pixels) -> Pixels:

@@ -1,4 +1,4 @@
-"""Every bad picture that was ever met, written to a folder."""
+"""Every bad image that was ever met, written to a folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_bad_pack(folder: Path) -> dict[str, str | None]:
     (folder / "truncated.png").write_bytes(png[: len(png) * 2 // 3])
     (folder / "damaged.png").write_bytes(png[:60] + bytes(40) + png[100:])
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is no image")
     (folder / "page.png").write_text("<html><body>404</body></html>")
     _bomb(folder / "bomb.png")
     good.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
@@ -82,9 +82,9 @@ def write_bad_pack(folder: Path) -> dict[str, str | None]:
         "truncated.jpg": "truncated",
         "truncated.png": "cannot be decoded",
         "damaged.png": "cannot be",
-        "empty.jpg": "is no picture",
-        "text.jpg": "is no picture",
-        "page.png": "is no picture",
+        "empty.jpg": "is no image",
+        "text.jpg": "is no image",
+        "page.png": "is no image",
         "bomb.png": "pixels",
         "pipe.jpg": "no regular file",
         "dangling.jpg": "cannot be read",

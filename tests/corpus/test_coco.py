@@ -12,10 +12,10 @@ from .badpack import corners
 
 @pytest.fixture
 def coco(tmp_path):
-    pictures = tmp_path / "val2017"
-    pictures.mkdir()
+    images = tmp_path / "val2017"
+    images.mkdir()
     for name in ("000000000009.jpg", "000000000030.jpg"):
-        corners().save(pictures / name)
+        corners().save(images / name)
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 96, "height": 64} for i in (30, 9, 77)]
     captions = [
         {"id": 5, "image_id": 9, "caption": "Second. "},
@@ -35,9 +35,9 @@ def coco(tmp_path):
     return tmp_path
 
 
-def test_pictures_and_joined_captions_by_annotation_id(coco):
+def test_images_and_joined_captions_by_annotation_id(coco):
     listing = CocoCorpus(coco / "captions.json", coco / "val2017").scan()
-    assert [(p.image_id, p.path) for p in listing.pictures] == [
+    assert [(p.image_id, p.path) for p in listing.images] == [
         ("30", "000000000030.jpg"),
         ("9", "000000000009.jpg"),
     ]
@@ -53,7 +53,7 @@ def test_pictures_and_joined_captions_by_annotation_id(coco):
 def test_a_subset_by_ids(coco):
     (coco / "ids.txt").write_text("9\n\n")
     listing = CocoCorpus(coco / "captions.json", coco / "val2017", ids=coco / "ids.txt", texts="each").scan()
-    assert [p.image_id for p in listing.pictures] == ["9"]
+    assert [p.image_id for p in listing.images] == ["9"]
     assert [t.text_id for t in listing.texts] == ["9#0", "9#1"]
     (coco / "ids.txt").write_text("9\n8\n")
     with pytest.raises(BadInputError, match="1 of the ids asked for are not in captions.json, such as 8"):
@@ -92,5 +92,5 @@ def test_the_real_files(coco_mini):
     assert len(found.categories) == 80
     assert len(found.truths) == 300
     listing = CocoCorpus(coco_mini / "annotations" / "captions_val2017.json", coco_mini / "val2017").scan()
-    assert len(listing.pictures) == len(listing.texts) == 300
+    assert len(listing.images) == len(listing.texts) == 300
     assert not listing.bad

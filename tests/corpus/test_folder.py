@@ -23,26 +23,26 @@ def texts(listing):
     return {text.text_id: (text.image_id, text.text) for text in listing.texts}
 
 
-def test_pictures_are_found_in_order_hidden_ones_passed_over(folder):
+def test_images_are_found_in_order_hidden_ones_passed_over(folder):
     listing = FolderCorpus(folder).scan()
-    assert [item.image_id for item in listing.pictures] == ["a.jpg", "b.JPG", "deep/er/c.png"]
-    assert listing.pictures[2].size == len("deep/er/c.png")
-    assert listing.pictures[0].mtime_ns == (folder / "a.jpg").stat().st_mtime_ns
+    assert [item.image_id for item in listing.images] == ["a.jpg", "b.JPG", "deep/er/c.png"]
+    assert listing.images[2].size == len("deep/er/c.png")
+    assert listing.images[0].mtime_ns == (folder / "a.jpg").stat().st_mtime_ns
     assert not listing.texts
     assert not listing.bad
 
 
 def test_sidecars(folder):
     (folder / "a.txt").write_text("\ufeffA boat.\n\n  Two   men. \n", "utf-8")
-    (folder / "notes.txt").write_text("No picture here.\n")
+    (folder / "notes.txt").write_text("No image here.\n")
     assert texts(FolderCorpus(folder).scan()) == {
         "a.jpg": ("a.jpg", "A boat. Two men."),
-        "notes.txt": (None, "No picture here."),
+        "notes.txt": (None, "No image here."),
     }
     assert texts(FolderCorpus(folder, "each").scan()) == {
         "a.jpg#0": ("a.jpg", "A boat."),
         "a.jpg#1": ("a.jpg", "Two men."),
-        "notes.txt#0": (None, "No picture here."),
+        "notes.txt#0": (None, "No image here."),
     }
 
 
@@ -64,7 +64,7 @@ def test_metadata_as_imagefolder_has_it(folder):
     assert sorted(value for value in found.values() if value[0] is None) == [(None, "Alone.")]
     reasons = {item.item_id.rpartition(":")[2]: item.reason for item in listing.bad}
     assert set(reasons) == {"5", "6", "7", "8", "9"}
-    assert "'gone.png' is no picture" in reasons["5"]
+    assert "'gone.png' is no image" in reasons["5"]
     assert "wanted a string" in reasons["6"]
     assert "no json" in reasons["7"]
 
@@ -72,7 +72,7 @@ def test_metadata_as_imagefolder_has_it(folder):
 def test_a_caption_that_is_no_utf8_costs_the_text_alone(folder):
     (folder / "a.txt").write_bytes(b"caf\xe9")
     listing = FolderCorpus(folder).scan()
-    assert len(listing.pictures) == 3
+    assert len(listing.images) == 3
     assert [(item.kind, item.reason) for item in listing.bad] == [("text", "not UTF-8: byte 3 is 0xe9")]
 
 
@@ -81,8 +81,8 @@ def test_the_pack_is_listed_and_never_opened(tmp_path):
     listing = FolderCorpus(tmp_path).scan()
     bad = {item.item_id for item in listing.bad}
     assert bad == {"pipe.jpg", "dangling.jpg"}
-    assert {item.image_id for item in listing.pictures} | bad == set(expected)
-    for item in listing.pictures:
+    assert {item.image_id for item in listing.images} | bad == set(expected)
+    for item in listing.images:
         item.image_id.encode()  # valid UTF-8, whatever the file's name is
         assert os.path.getsize(tmp_path / item.path) == item.size
 
@@ -90,7 +90,7 @@ def test_the_pack_is_listed_and_never_opened(tmp_path):
 def test_links_to_folders_are_not_followed(tmp_path):
     corners().save(tmp_path / "a.png")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert [item.image_id for item in FolderCorpus(tmp_path).scan().pictures] == ["a.png"]
+    assert [item.image_id for item in FolderCorpus(tmp_path).scan().images] == ["a.png"]
 
 
 def test_no_folder(tmp_path):

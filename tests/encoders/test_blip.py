@@ -14,11 +14,11 @@ from felga.encoders.blip import blip, plain_words
 from felga.encoders.blip2 import blip2
 from felga.errors import BadInputError, MissingError, NotFoundError
 
-from .contract import boxes, picture
+from .contract import boxes, image
 from .tiny import tiny_blip, tiny_blip2, tiny_clip
 
 TEXTS = ["a red bus", "dog on the street"]
-WHOLE = picture(60, 50, 1)
+WHOLE = image(60, 50, 1)
 
 
 @pytest.fixture(scope="module", params=["blip", "blip2"])

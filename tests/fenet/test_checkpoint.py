@@ -8,8 +8,8 @@ import pytest
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.fenet.checkpoint import load_fenet
 from felga.fenet.recipes import make_recipe
-from felga.fenet.report import loss_curve, tensorboard_log
 from felga.fenet.train import train
+from felga.show.curves import loss_curve, tensorboard_log
 
 from .made import made
 

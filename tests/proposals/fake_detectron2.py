@@ -94,7 +94,7 @@ class ImageList:
 
 
 class Generator(nn.Module):
-    """A grid of boxes, scored by a convolution of the picture."""
+    """A grid of boxes, scored by a convolution of the image."""
 
     def __init__(self) -> None:
         super().__init__()

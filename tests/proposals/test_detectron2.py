@@ -13,7 +13,7 @@ from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.proposals.detectron2 import class_names, detectron2, mayaku
 
 from . import fake_detectron2 as fake
-from .contract import PICTURES, ProposerContract, picture
+from .contract import IMAGES, ProposerContract, image
 
 REAL = importlib.util.find_spec("detectron2") is not None
 
@@ -80,24 +80,24 @@ def overlap(a, b):
 
 
 def test_instances_overlap_little_whatever_their_class(tmp_path):
-    (found,) = detectron2(write(tmp_path), device="cpu").propose([picture(200, 150, 9)], 10)
+    (found,) = detectron2(write(tmp_path), device="cpu").propose([image(200, 150, 9)], 10)
     assert len(found) > 1
     for i, a in enumerate(found):
-        assert all(overlap(a.box, b.box) <= 0.5 + 0.1 for b in found[:i])  # cut to the picture afterwards
+        assert all(overlap(a.box, b.box) <= 0.5 + 0.1 for b in found[:i])  # cut to the image afterwards
 
 
 def test_labels_are_the_classes_of_the_model(tmp_path):
     argument = write(tmp_path)
-    (found,) = detectron2(argument, device="cpu").propose(PICTURES[:1], 5)
+    (found,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
     assert {r.label for r in found} <= {"0", "1", "2"}
     (tmp_path / "classes.txt").write_text("boat\nbuoy\n\nlight house\n")
-    (found,) = detectron2(argument, device="cpu").propose(PICTURES[:1], 5)
+    (found,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
     assert {r.label for r in found} <= {"boat", "buoy", "light house"}
-    (found,) = detectron2(f"{argument}#rpn", device="cpu").propose(PICTURES[:1], 5)
+    (found,) = detectron2(f"{argument}#rpn", device="cpu").propose(IMAGES[:1], 5)
     assert {r.label for r in found} == {None}
     (tmp_path / "classes.txt").write_text("boat\n")
     with pytest.raises(BadInputError, match="names 1 classes; the model has 3"):
-        detectron2(argument, device="cpu").propose(PICTURES[:1], 5)
+        detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
 def test_names_that_fit_come_first(tmp_path):
@@ -113,8 +113,8 @@ def test_proposals_of_both_kinds_agree(tmp_path):
     state = torch.load(tmp_path / "a" / "model.pth")["model"]
     kept = {k: v for k, v in state.items() if not k.startswith("roi_heads")}
     torch.save({"model": kept}, tmp_path / "b" / "model.pth")
-    (a,) = detectron2(f"{whole}#rpn", device="cpu").propose(PICTURES[:1], 10)
-    (b,) = detectron2(alone, device="cpu").propose(PICTURES[:1], 10)
+    (a,) = detectron2(f"{whole}#rpn", device="cpu").propose(IMAGES[:1], 10)
+    (b,) = detectron2(alone, device="cpu").propose(IMAGES[:1], 10)
     np.testing.assert_allclose([r.box for r in a], [r.box for r in b], atol=1e-3)
     assert a
 
@@ -135,7 +135,7 @@ def test_a_name_of_the_model_zoo(tmp_path):
     for name in (fake.MASK, fake.MASK.removesuffix(".yaml")):
         own = detectron2(f"{name}@{weights}", device="cpu")
         with pytest.raises(BadInputError, match="is no checkpoint of GeneralizedRCNN"):  # 80 classes, not 3
-            own.propose(PICTURES[:1], 5)
+            own.propose(IMAGES[:1], 5)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_code_of_ones_own_is_not_here(tmp_path):
     text = config.read_text().replace("MODEL:", "MODEL:\n  META_ARCHITECTURE: TeacherOfMine")
     config.write_text(text)
     with pytest.raises(BadInputError, match="code that is not here"):
-        detectron2(argument, device="cpu").propose(PICTURES[:1], 5)
+        detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
 def test_truncated_weights(tmp_path):
@@ -178,7 +178,7 @@ def test_truncated_weights(tmp_path):
     file = tmp_path / "model.pth"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BadInputError, match="truncated"):
-        detectron2(argument, device="cpu").propose(PICTURES[:1], 5)
+        detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
 def test_without_detectron2_the_line_is_told(monkeypatch):
@@ -207,8 +207,8 @@ def test_mayaku_finds_what_detectron2_finds(tmp_path):
     saved = torch.load(tmp_path / "model.pth")
     saved["model"]["backbone.bottom_up.stem.conv1.weight"] *= 1e-3  # unnormed random layers blow up otherwise
     torch.save(saved, tmp_path / "model.pth")
-    (a,) = detectron2(argument, device="cpu").propose(PICTURES[:1], 3)
-    (b,) = mayaku(argument, device="cpu").propose(PICTURES[:1], 3)
+    (a,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 3)
+    (b,) = mayaku(argument, device="cpu").propose(IMAGES[:1], 3)
     np.testing.assert_allclose(a[0].box, b[0].box, atol=0.1)
     assert [r.label for r in a] == [r.label for r in b]
     # of random weights' many near ties, the last bits choose another one

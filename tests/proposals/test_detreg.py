@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.proposals.detreg import architecture, convert, detreg
 
-from .contract import PICTURES
+from .contract import IMAGES
 from .tiny import in_the_authors_words, tiny_detr, tiny_detreg
 
 
@@ -127,14 +127,14 @@ def test_values_go_where_they_belong():
 @pytest.mark.parametrize(("finetuned", "short_long"), [(False, (480, 600)), (True, (800, 1333))])
 def test_boxes_are_those_of_the_model(tmp_path, finetuned, short_long):
     own = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)), device="cpu")
-    picture = PICTURES[0]
-    height, width = picture.pixels.shape[:2]
+    image = IMAGES[0]
+    height, width = image.pixels.shape[:2]
     scale = min(short_long[0] / min(height, width), short_long[1] / max(height, width))
-    image = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-    image = F.resize(image, [round(height * scale), round(width * scale)], antialias=True) / 255
-    image = F.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
+    tensor = torch.from_numpy(image.pixels).permute(2, 0, 1)
+    tensor = F.resize(tensor, [round(height * scale), round(width * scale)], antialias=True) / 255
+    tensor = F.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
     with torch.no_grad():
-        wanted = tiny_detr(3)(pixel_values=image)
+        wanted = tiny_detr(3)(pixel_values=tensor)
     chances = wanted.logits[0].sigmoid()
     scores = chances.max(1).values if finetuned else chances[:, 1]
     order = scores.argsort(descending=True, stable=True)
@@ -142,7 +142,7 @@ def test_boxes_are_those_of_the_model(tmp_path, finetuned, short_long):
     for x, y, w, h in wanted.pred_boxes[0][order].tolist():
         corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         boxes.append([min(max(c, 0), 1) * side for c, side in zip(corners, (width, height) * 2, strict=True)])
-    (found,) = own.propose([picture], 20)
+    (found,) = own.propose([image], 20)
     assert len(found) == 20
     np.testing.assert_allclose([r.box for r in found], boxes, atol=1e-2)
     np.testing.assert_allclose([r.score for r in found], scores[order], atol=1e-4)
@@ -154,14 +154,14 @@ def test_a_folder_of_transformers(tmp_path):
     model.save_pretrained(tmp_path / "folder")
     a = detreg(str(tmp_path / "folder"), device="cpu")
     b = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=True)), device="cpu")
-    assert a.propose(PICTURES[:1], 5) == b.propose(PICTURES[:1], 5)
+    assert a.propose(IMAGES[:1], 5) == b.propose(IMAGES[:1], 5)
     assert a.settings()["objectness"] == "best class"
 
 
 def test_a_checkpoint_of_parallel_training(tmp_path):
     a = detreg(str(tiny_detreg(tmp_path / "a.pth")), device="cpu")
     b = detreg(str(tiny_detreg(tmp_path / "b.pth", parallel=True)), device="cpu")
-    assert a.propose(PICTURES[:1], 5) == b.propose(PICTURES[:1], 5)
+    assert a.propose(IMAGES[:1], 5) == b.propose(IMAGES[:1], 5)
     assert a.settings()["weights"] != b.settings()["weights"]
 
 
@@ -181,13 +181,13 @@ def test_a_truncated_checkpoint(tmp_path, kept):
     file = tiny_detreg(tmp_path / "c.pth")
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BadInputError, match="truncated"):
-        detreg(str(file), device="cpu").propose(PICTURES[:1], 5)
+        detreg(str(file), device="cpu").propose(IMAGES[:1], 5)
 
 
 def test_another_architecture(tmp_path):
     torch.save({"model": {"fc.weight": torch.zeros(3, 3)}}, tmp_path / "a.pth")
     with pytest.raises(BadInputError, match=r"it lacks 'query_embed.weight'"):
-        detreg(str(tmp_path / "a.pth"), device="cpu").propose(PICTURES[:1], 5)
+        detreg(str(tmp_path / "a.pth"), device="cpu").propose(IMAGES[:1], 5)
     file = tiny_detreg(tmp_path / "b.pth")
     with torch.serialization.safe_globals([argparse.Namespace]):
         saved = torch.load(file)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from felga.errors import BadInputError
-from felga.minilm import minilm
+from felga.models.minilm import minilm
 from felga.proposals.keybert import find_span
 from felga.registry import make_keywords
 from felga.types import KeywordProposer

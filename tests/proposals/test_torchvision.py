@@ -10,7 +10,7 @@ from torchvision.models import get_model, get_weight
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.proposals.torchvision import stretched, torchvision
 
-from .contract import PICTURES
+from .contract import IMAGES
 from .tiny import tiny_rcnn
 
 NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -24,36 +24,36 @@ def file(tmp_path_factory):
 def test_boxes_are_those_of_torchvision(file):
     model = get_model(NAME, weights=None, weights_backbone=None, num_classes=5).eval()
     model.load_state_dict(torch.load(file))
-    picture = PICTURES[0]
-    image = torch.from_numpy(picture.pixels).permute(2, 0, 1) / 255
+    image = IMAGES[0]
+    tensor = torch.from_numpy(image.pixels).permute(2, 0, 1) / 255
     with torch.no_grad():
-        batch, _ = model.transform([image])
+        batch, _ = model.transform([tensor])
         (boxes,), _ = model.rpn(batch, model.backbone(batch.tensors))
     height, width = batch.image_sizes[0]
-    boxes = boxes.numpy() * np.array([picture.width / width, picture.height / height] * 2, np.float32)
-    covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (picture.width * picture.height)
-    (found,) = torchvision(f"{NAME}/{file}", device="cpu").propose([picture], 10)
+    boxes = boxes.numpy() * np.array([image.width / width, image.height / height] * 2, np.float32)
+    covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (image.width * image.height)
+    (found,) = torchvision(f"{NAME}/{file}", device="cpu").propose([image], 10)
     np.testing.assert_allclose([r.box for r in found], boxes[covered < 0.99][:10], atol=1e-3)
 
 
 def test_a_file_may_be_named_from_the_root(file):
     a, b = (torchvision(f"{NAME}/{name}", device="cpu") for name in (file, str(file)[1:]))
     assert a.settings() == b.settings()
-    assert a.propose(PICTURES[:1], 3) == b.propose(PICTURES[:1], 3)
+    assert a.propose(IMAGES[:1], 3) == b.propose(IMAGES[:1], 3)
 
 
 def test_weights_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     own = torchvision(NAME, device="cpu")
     with pytest.raises(MissingError, match="offline"):
-        own.propose(PICTURES[:1], 3)
+        own.propose(IMAGES[:1], 3)
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     url = get_weight("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1").url
     tiny_rcnn(cache / url.rpartition("/")[2], classes=91)
-    (found,) = own.propose(PICTURES[:1], 3)
+    (found,) = own.propose(IMAGES[:1], 3)
     assert len(found) == 3
-    (again,) = torchvision(f"{NAME}/COCO_V1", device="cpu").propose(PICTURES[:1], 3)
+    (again,) = torchvision(f"{NAME}/COCO_V1", device="cpu").propose(IMAGES[:1], 3)
     assert again == found
 
 
@@ -77,12 +77,12 @@ def test_bad_checkpoints(file, tmp_path):
     short = tmp_path / "short.pth"
     short.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(BadInputError, match="truncated"):
-        torchvision(f"{NAME}/{short}", device="cpu").propose(PICTURES[:1], 3)
+        torchvision(f"{NAME}/{short}", device="cpu").propose(IMAGES[:1], 3)
     with pytest.raises(BadInputError, match="is no checkpoint of fasterrcnn_resnet50_fpn: it lacks"):
-        torchvision(f"fasterrcnn_resnet50_fpn/{file}", device="cpu").propose(PICTURES[:1], 3)
+        torchvision(f"fasterrcnn_resnet50_fpn/{file}", device="cpu").propose(IMAGES[:1], 3)
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(BadInputError, match="no tensors by name"):
-        torchvision(f"{NAME}/{tmp_path}/list.pth", device="cpu").propose(PICTURES[:1], 3)
+        torchvision(f"{NAME}/{tmp_path}/list.pth", device="cpu").propose(IMAGES[:1], 3)
 
 
 def test_strips_are_stretched():

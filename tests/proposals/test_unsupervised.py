@@ -6,9 +6,9 @@ import pytest
 from felga.errors import BadInputError
 from felga.proposals.unsupervised import DUPLICATE, LEAST, MOST, SLIVER
 from felga.registry import make_regions
-from felga.types import Picture
+from felga.types import DecodedImage
 
-from .contract import ProposerContract, picture
+from .contract import ProposerContract, image
 
 
 class TestSelectiveSearch(ProposerContract):
@@ -46,13 +46,13 @@ def test_a_plain_thing_is_found(name):
     pixels = np.full((200, 300, 3), 120, np.uint8)
     pixels[60:140, 90:190] = 220, 20, 20
     pixels += np.random.default_rng(0).integers(0, 6, pixels.shape, np.uint8)
-    (found,) = make_regions(name).propose([Picture("a", pixels, 300, 200)], 3)
+    (found,) = make_regions(name).propose([DecodedImage("a", pixels, 300, 200)], 3)
     assert max(iou(region.box, (90, 60, 190, 140)) for region in found) > 0.75
 
 
 @pytest.mark.parametrize("name", ["selective-search", "graphseg+edgeboxes"])
 def test_the_filters_hold(name):
-    own = picture(240, 160, 11)
+    own = image(240, 160, 11)
     (found,) = make_regions(name).propose([own], 50)
     assert len(found) > 5
     for i, region in enumerate(found):

@@ -1,0 +1,62 @@
+"""The best fragment of each owner, and the best owners: the one way that felga ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from felga.errors import BadInputError
+from felga.types import Rows, Scores
+
+
+def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
+    """Best fragment of each owner: an image scores what its best region scores (FELGA, 4.3).
+
+    Args:
+        scores: (n,) float32, one per fragment, an owner's fragments side by side.
+        offsets: (m + 1,) int64, owner ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
+
+    Returns:
+        best (m,) float32, ``-inf`` without fragments; rows (m,) int64, the lowest at a tie, ``-1``
+        without fragments.
+
+    Raises:
+        BadInputError: a score is NaN, or the offsets do not cover the scores.
+
+    >>> best, rows = segment_max(np.float32([0.1, 0.7, 0.7, -0.2]), np.array([0, 3, 3, 4]))
+    >>> best.tolist(), rows.tolist()
+    ([0.699999988079071, -inf, -0.20000000298023224], [1, -1, 3])
+    """
+    scores = np.asarray(scores, np.float32)
+    offsets = np.asarray(offsets, np.int64)
+    if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(scores):
+        raise BadInputError(f"offsets must run from 0 to {len(scores)}, the number of fragments")
+    if np.isnan(scores).any():
+        raise BadInputError("a fragment's score is NaN: its vector or the query's is damaged")
+    counts = np.diff(offsets)
+    if (counts < 0).any():
+        raise BadInputError("offsets must not fall")
+    best = np.full(len(counts), -np.inf, np.float32)
+    rows = np.full(len(counts), -1, np.int64)
+    filled = counts > 0
+    if filled.any():
+        starts = offsets[:-1][filled]
+        best[filled] = np.maximum.reduceat(scores, starts)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        at = np.flatnonzero(scores == best[owner])[::-1]
+        rows[owner[at]] = at  # written from the last to the first: the lowest row stays
+    return best, rows
+
+
+def top_owners(best: Scores, k: int) -> Rows:
+    """The ``k`` best owners, best first; a tie goes to the lower owner. ``-inf`` is never a hit.
+
+    >>> top_owners(np.float32([0.2, -np.inf, 0.9, 0.2]), 3).tolist()
+    [2, 0, 3]
+    """
+    best = np.asarray(best, np.float32)
+    candidates = np.flatnonzero(best > -np.inf)
+    if 0 < k < len(candidates):
+        threshold = -np.partition(-best[candidates], k - 1)[k - 1]
+        candidates = candidates[best[candidates] >= threshold]
+    order = np.argsort(-best[candidates], kind="stable")
+    return candidates[order[: max(k, 0)]].astype(np.int64)

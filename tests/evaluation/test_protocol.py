@@ -1,0 +1,321 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from felga.errors import BadInputError
+from felga.evaluation.class_names import NAMES, NOT_NAMES, mentions
+from felga.evaluation.protocol import (
+    RECALLS,
+    SIZES,
+    Split,
+    check_disjoint,
+    description_assignment,
+    discovery_curve,
+    discovery_scores,
+    evaluate,
+    keyword_ceiling,
+    object_discovery,
+    proposal_ceiling,
+)
+
+from . import reference
+from .test_ranking import exact_vectors
+
+COCO_MINI = Path(os.environ.get("FELGA_COCO_MINI", Path(__file__).parents[2] / ".." / "shared" / "coco-mini"))
+
+
+def make_split(seed=0, images=30, boxes=45):
+    g = np.random.default_rng(seed)
+    names = ["person", "dog", "hot dog", "toaster"]  # no image shows a toaster
+    keywords = ["man", "puppy", "hot dog", "red", "tree", "dogs"] + [f"word{i}" for i in range(14)]
+    regions = g.integers(0, 4, images)
+    lengths = g.integers(0, 5, images)
+    box_class, box_image = g.integers(0, 3, boxes), g.integers(0, images, boxes)
+    contains = np.zeros((4, images), bool)
+    contains[box_class, box_image] = True
+    contains[0, 0] = True  # a crowd: it shows the class, but is no query
+    corner = g.uniform(0, 100, (boxes, 2))
+    truth = np.concatenate([corner, corner + g.uniform(10, 60, (boxes, 2))], axis=1)
+    corner = g.uniform(0, 100, (regions.sum(), 2))
+    proposed = np.concatenate([corner, corner + g.uniform(10, 60, (regions.sum(), 2))], axis=1)
+    for row, image in enumerate(np.repeat(np.arange(images), regions)):
+        own = np.flatnonzero(box_image == image)
+        if len(own) and row % 2:  # every other proposal is near an object
+            proposed[row] = truth[own[0]] + g.uniform(-6, 6, 4)
+    return Split(
+        class_names=names,
+        class_vectors=exact_vectors(g, 4),
+        region_vectors=exact_vectors(g, regions.sum()),
+        region_offsets=np.concatenate([[0], np.cumsum(regions)]),
+        keyword_vectors=exact_vectors(g, 20),
+        keyword_rows=g.integers(0, 20, lengths.sum()),
+        keyword_offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        box_vectors=exact_vectors(g, boxes),
+        box_class=box_class,
+        box_area=g.choice([100.0, 1024.0, 5000.0, 9216.0, 50000.0], boxes),
+        box_image=box_image,
+        contains=contains,
+        mentions=g.random((4, images)) < 0.3,
+        image_vectors=exact_vectors(g, images),
+        text_vectors=exact_vectors(g, images),
+        region_boxes=proposed.astype(np.float32),
+        boxes=truth.astype(np.float32),
+        keywords=keywords,
+    )
+
+
+def precision(scores, relevant):
+    return average_precision_score(relevant, np.maximum(scores, -9))
+
+
+def discovery_loop(split, vectors, offsets):
+    return [
+        reference.best_fragment_scores(query, vectors, np.arange(len(vectors)), offsets)
+        for query in split.class_vectors
+    ]
+
+
+def test_object_discovery_equals_loops():
+    split = make_split()
+    scores = discovery_loop(split, split.region_vectors, split.region_offsets)
+    found = object_discovery(split)
+    wanted = [precision(scores[i], split.contains[i]) for i in range(3)]
+    assert list(found.per_class.values()) == [*map(pytest.approx, wanted), None]
+    summary = found.summary()
+    assert summary["map"] == pytest.approx(np.mean(wanted), abs=1e-12)
+    assert (summary["queries"], summary["left_out"]) == (3, 1)
+    np.testing.assert_array_equal(discovery_scores(split), scores)
+
+
+def test_object_discovery_by_size_leaves_other_sizes_out():
+    split = make_split(1)
+    scores = np.array(discovery_loop(split, split.region_vectors, split.region_offsets))
+    found = object_discovery(split).per_size
+    for size, (low, high) in SIZES.items():
+        wanted = []
+        for kind in range(4):
+            kept, relevant = [], []
+            for image in range(split.images):
+                areas = split.box_area[(split.box_class == kind) & (split.box_image == image)]
+                right = len(areas) > 0 and low <= areas.max() < high
+                if right or not split.contains[kind, image]:
+                    kept.append(image)
+                    relevant.append(right)
+            if any(relevant):
+                wanted.append(precision(scores[kind][kept], np.array(relevant)))
+        assert found[size]["queries"] == len(wanted)
+        assert found[size]["map"] == pytest.approx(np.mean(wanted))
+
+
+@pytest.mark.parametrize("relevance", ["box", "mention"])
+def test_description_assignment_equals_loops(relevance):
+    split = make_split(2)
+    relevant = split.contains if relevance == "box" else split.mentions
+    wanted = np.array(
+        [
+            precision(
+                reference.best_fragment_scores(
+                    box, split.keyword_vectors, split.keyword_rows, split.keyword_offsets
+                ),
+                relevant[kind],
+            )
+            for box, kind in zip(split.box_vectors, split.box_class, strict=True)
+        ]
+    )
+    found = description_assignment(split, relevance=relevance)
+    np.testing.assert_allclose(found.ranking.metrics.average_precision, wanted, atol=1e-12)
+    assert found.summary()["map"] == pytest.approx(wanted.mean())
+    assert found.per_class["dog"] == pytest.approx(wanted[split.box_class == 1].mean())
+    assert found.per_class["toaster"] is None
+    small = wanted[split.box_area < 1024]
+    assert found.per_size["small"] == {"map": pytest.approx(small.mean()), "queries": len(small)}
+    assert sum(entry["queries"] for entry in found.per_size.values()) == len(wanted)
+
+
+def test_a_method_is_a_function_of_vectors():
+    split = make_split(3)
+    turn = np.random.default_rng(0).permutation(16)
+    seen = []
+
+    def method(vectors):
+        seen.append(len(vectors))
+        return np.ascontiguousarray(vectors[:, turn])
+
+    assert evaluate(split, method) == evaluate(split)  # a rotation changes no cosine
+    assert len(split.keyword_vectors) in seen  # distinct ones, not one for each place
+
+    half = evaluate(split, lambda v: np.abs(v))
+    assert half["object_discovery"]["map"] != evaluate(split)["object_discovery"]["map"]
+    json.dumps(half, allow_nan=False)
+
+
+def test_entire_images_and_texts():
+    split = make_split(4)
+    whole = split.entire()
+    scores = discovery_loop(split, split.image_vectors, np.arange(split.images + 1))
+    np.testing.assert_array_equal(discovery_scores(whole), scores)
+    assert description_assignment(whole).summary()["queries"] == 45
+    with pytest.raises(BadInputError, match="whole"):
+        replace(split, text_vectors=None).entire()
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def test_proposal_ceiling_equals_loops():
+    split = make_split(5)
+    found = np.zeros((4, split.images))
+    for box, kind, image in zip(split.boxes, split.box_class, split.box_image, strict=True):
+        proposals = split.region_boxes[split.region_offsets[image] : split.region_offsets[image + 1]]
+        if any(iou(box.astype(float), other.astype(float)) >= 0.5 for other in proposals):
+            found[kind, image] = 1
+    assert 0 < found.sum() < split.contains.sum()
+    wanted = np.mean([reference.grouped_precision(found[i], split.contains[i]) for i in range(3)])
+    assert proposal_ceiling(split) == pytest.approx(wanted, abs=1e-12)
+    with pytest.raises(BadInputError, match="ceiling"):
+        proposal_ceiling(replace(split, boxes=None))
+
+
+def test_perfect_proposals_have_the_ceiling_one():
+    split = make_split(6)
+    contains = np.zeros_like(split.contains)
+    contains[split.box_class, split.box_image] = True
+    order = np.argsort(split.box_image, kind="stable")
+    perfect = replace(
+        split,
+        contains=contains,
+        region_boxes=split.boxes[order],
+        region_vectors=split.box_vectors[order],
+        region_offsets=np.searchsorted(split.box_image[order], np.arange(split.images + 1)),
+    )
+    assert proposal_ceiling(perfect) == 1.0
+    assert proposal_ceiling(perfect, iou=1.01) == pytest.approx(contains[:3].mean(), abs=1e-12)
+
+
+def test_keyword_ceiling_equals_loops():
+    split = make_split(7)
+    names = {"man": 0, "puppy": 1, "dogs": 1, "hot dog": 2}
+    found = np.zeros((4, split.images))
+    for text in range(split.images):
+        for row in split.keyword_rows[split.keyword_offsets[text] : split.keyword_offsets[text + 1]]:
+            if split.keywords[row] in names:
+                found[names[split.keywords[row]], text] = 1
+    wanted = np.mean(
+        [reference.grouped_precision(found[kind], split.contains[kind]) for kind in split.box_class]
+    )
+    assert keyword_ceiling(split) == pytest.approx(wanted, abs=1e-12)
+    with pytest.raises(BadInputError, match="keywords"):
+        keyword_ceiling(replace(split, keywords=None))
+
+
+def test_curve_is_the_best_precision_at_a_recall_or_beyond():
+    split = make_split(8)
+    scores = discovery_scores(split)
+    recall, found = discovery_curve(split)
+    assert recall is RECALLS
+    for at in (0, 37, 50, 100):
+        wanted = []
+        for kind in range(3):
+            points = []
+            for threshold in set(scores[kind]):
+                taken = scores[kind] >= threshold
+                right = (taken & split.contains[kind]).sum()
+                if right / split.contains[kind].sum() >= RECALLS[at] - 1e-12:
+                    points.append(right / taken.sum())
+            wanted.append(max(points))
+        assert found[at] == pytest.approx(np.mean(wanted))
+
+
+def test_a_damaged_split_is_refused():
+    split = make_split(9)
+    for change in (
+        {"box_class": split.box_class[:-1]},
+        {"box_class": split.box_class + 4},
+        {"contains": split.contains[:, 1:]},
+        {"region_offsets": split.region_offsets[:-1]},
+        {"keyword_offsets": split.keyword_offsets + 1},
+        {"keywords": ["one"]},
+    ):
+        with pytest.raises(BadInputError):
+            replace(split, **change)
+    with pytest.raises(BadInputError, match="length 1"):
+        evaluate(split, lambda vectors: vectors * np.float32(np.nan))
+    with pytest.raises(BadInputError, match="mention"):
+        description_assignment(replace(split, mentions=None), relevance="mention")
+
+
+def test_train_images_in_test_are_refused():
+    check_disjoint([1, 2], [3, 4])
+    with pytest.raises(BadInputError, match=r"2 of 3 test images .* such as 2"):
+        check_disjoint([1, 2, 3], [2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A hot dog on a park bench.", {"hot dog", "bench"}),
+        ("A teddy-bear in bed", {"teddy bear", "bed"}),
+        ("Two DOGS, a man's hat", {"dog", "person"}),
+        ("an orange cat", {"cat"}),
+        ("an orange and a banana", {"orange", "banana"}),
+        ("He peels an orange", {"orange"}),
+        ("a baseball player swings his bat", {"person", "baseball bat"}),
+        ("a catcher's mitt", {"baseball glove"}),
+        ("people wait at the train station", {"person"}),
+        ("glasses of wine and a glass of milk", {"wine glass"}),
+        ("a laptop keyboard, a mouse pad", {"laptop"}),
+        ("silverware", {"fork", "knife", "spoon"}),
+        ("a caterpillar in a carpet shop", set()),
+        ("", set()),
+    ],
+)
+def test_mentions(text, named):
+    names = list(NAMES)
+    assert {names[i] for i in np.flatnonzero(mentions([text], names)[:, 0])} == named
+
+
+def test_mentions_of_other_classes_take_part_unasked():
+    assert mentions(["a hot dog", "a dog"], ["dog"]).tolist() == [[False, True]]
+    assert mentions(["Two gryphons", "a gryphon"], ["gryphon"]).tolist() == [[True, True]]
+
+
+def test_the_table_of_names():
+    assert len(NAMES) == 80
+    for name, phrases in NAMES.items():
+        assert name in phrases or name == "orange", name
+        listed = [phrase.strip() for phrase in phrases.split(",")]
+        assert len(set(listed)) == len(listed), name
+    for phrase in NOT_NAMES.split(","):
+        assert not any(phrase.strip() in map(str.strip, listed.split(",")) for listed in NAMES.values()), (
+            phrase
+        )
+
+
+def test_names_of_coco_mini():
+    folder = COCO_MINI / "annotations"
+    if not folder.is_dir():
+        pytest.skip("coco-mini is not here: set FELGA_COCO_MINI")
+    instances = json.loads((folder / "instances_val2017.json").read_text(encoding="utf-8"))
+    captions = json.loads((folder / "captions_val2017.json").read_text(encoding="utf-8"))
+    names = [category["name"] for category in instances["categories"]]
+    assert names == list(NAMES)
+    kinds = {category["id"]: i for i, category in enumerate(instances["categories"])}
+    columns = {image["id"]: i for i, image in enumerate(instances["images"])}
+    texts = [""] * len(columns)
+    for caption in captions["annotations"]:
+        texts[columns[caption["image_id"]]] += caption["caption"] + "\n"
+    shown = np.zeros((80, len(columns)), bool)
+    for box in instances["annotations"]:
+        shown[kinds[box["category_id"]], columns[box["image_id"]]] = True
+    named = mentions(texts, names)
+    assert (named & shown).sum() / named.sum() > 0.85  # what a text names, its image nearly always shows
+    assert (named & shown)[0].sum() / shown[0].sum() > 0.8  # people are named

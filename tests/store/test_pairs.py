@@ -1,0 +1,140 @@
+"""From an index to a FENet and back onto it, through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from felga.engine import Engine
+from felga.errors import BadIndexError, BadInputError
+from felga.fenet.checkpoint import load_fenet
+from felga.fenet.features import Features
+from felga.files import sha256_file
+from felga.indexing.job import Options, apply_fenet, index
+from felga.store.manifest import read_manifest
+from felga.store.pairs import features_of
+from felga.store.tables import Owners
+from felga.store.verify import verify
+from tests.cli.test_app import call
+from tests.indexing.test_job import CHEAP, run, write
+
+
+def test_features_are_the_raw_vectors_of_pairs(demo):
+    features = features_of(demo[0])
+    assert len(features) == 16
+    assert features.encoder == "conse"
+    manifest = read_manifest(demo[0])
+    images = (
+        Owners(demo[0] / "images.lance", manifest.images.version).read(["image_id", "vectors"]).to_pylist()
+    )
+    texts = Owners(demo[0] / "texts.lance", manifest.texts.version)
+    rows = {row["image_id"]: row for row in texts.read(["image_id", "keywords", "vectors"]).to_pylist()}
+    for pair, row in enumerate(sorted(images, key=lambda row: row["image_id"])):
+        regions = features.regions[features.region_offsets[pair] : features.region_offsets[pair + 1]]
+        np.testing.assert_array_equal(regions, np.float32(row["vectors"]))
+        ids = features.keyword_ids[features.keyword_offsets[pair] : features.keyword_offsets[pair + 1]]
+        own = rows[row["image_id"]]
+        assert [features.keyword_texts[i] for i in ids] == own["keywords"]
+        np.testing.assert_allclose(features.keywords[ids], np.float32(own["vectors"]), atol=1e-5)
+    assert len(set(features.keyword_texts)) == len(features.keyword_texts)
+
+
+def test_pairs_need_both(tmp_path, toy):
+    folder = tmp_path / "corpus"
+    write(folder, ["a", "b", "c"])
+    (folder / "b.txt").unlink()
+    (folder / "alone.txt").write_text("A text on its own.")
+    run(folder, tmp_path / "index")
+    assert features_of(tmp_path / "index").pair_ids == ("a.png", "c.png")
+    for name in ("a", "c"):
+        (folder / f"{name}.txt").unlink()
+    run(folder, tmp_path / "index")
+    with pytest.raises(BadInputError, match="no image of .* has a text"):
+        features_of(tmp_path / "index")
+
+
+@pytest.fixture
+def trained(capsys, demo_copy, tmp_path):
+    out = tmp_path / "a.safetensors"
+    more = [
+        "--set",
+        "epochs=2",
+        "--set",
+        "batch=4",
+        "--device",
+        "cpu",
+        "--features-out",
+        tmp_path / "f.safetensors",
+    ]
+    printed, err = call(capsys, "train", demo_copy, "--out", out, *more)
+    assert json.loads(printed)["checkpoint"] == str(out)
+    assert "is trained on 16 pairs (0 left out)" in err
+    return out
+
+
+def test_train_apply_search_and_take_off(capsys, demo_copy, trained, tmp_path):
+    before = Engine.open(demo_copy, device="cpu").search("cat", k=16)
+    _, err = call(capsys, "fenet", "apply", trained, "--index", demo_copy)
+    assert "384 dimensions" in err
+    assert verify(demo_copy)[1] == []
+    engine = Engine.open(demo_copy, device="cpu")
+    fenet = load_fenet(trained)
+    query = fenet.apply(engine.encoder.encode_texts(["cat"]))[0]
+    table = Owners(demo_copy / "images.lance", engine.manifest.images.version)
+    wanted = {
+        row["image_id"]: float((fenet.apply(np.float32(row["vectors"])) @ query).max())
+        for row in table.read(["image_id", "vectors"]).to_pylist()
+    }
+    hits = engine.search("cat", k=16)
+    np.testing.assert_allclose([hit.score for hit in hits], [wanted[hit.image_id] for hit in hits], atol=1e-5)
+    assert [hit.score for hit in hits] != [hit.score for hit in before]
+    out, _ = call(capsys, "info", "--index", demo_copy)
+    assert f"{sha256_file(trained)[:12]}, 384 dimensions" in out
+    call(capsys, "fenet", "apply", "--remove", "--index", demo_copy)
+    assert Engine.open(demo_copy, device="cpu").search("cat", k=16) == before
+    assert not list(demo_copy.glob("fenet-*"))
+
+
+def test_a_sync_keeps_the_fenet(demo_copy, demo, trained):
+    from felga.corpus.folder import FolderCorpus
+
+    apply_fenet(demo_copy, trained)
+    before = read_manifest(demo_copy).fenet
+    index(FolderCorpus(demo[1].folder), demo_copy, Options(device="cpu"))
+    assert read_manifest(demo_copy).fenet == before
+    assert verify(demo_copy)[1] == []
+
+
+def test_a_features_file_trains_the_same(capsys, trained, tmp_path):
+    features = tmp_path / "f.safetensors"
+    assert len(Features.load(features)) == 16
+    more = ["--set", "epochs=2", "--set", "batch=4", "--device", "cpu", "--plot", tmp_path / "loss.png"]
+    call(capsys, "train", features, "--out", tmp_path / "b.safetensors", *more)
+    assert load_fenet(tmp_path / "b.safetensors").sha256() == load_fenet(trained).sha256()
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_a_fenet_of_another_encoder_is_refused(trained, tmp_path, toy):
+    write(tmp_path / "corpus", ["a", "b"])
+    run(tmp_path / "corpus", tmp_path / "other")
+    before = (tmp_path / "other" / "manifest.json").read_bytes()
+    with pytest.raises(BadIndexError, match="trained on vectors of 'conse', not of 'toy'"):
+        apply_fenet(tmp_path / "other", trained)
+    with pytest.raises(BadIndexError, match="'conse', not of 'toy'"):
+        run(tmp_path / "corpus", tmp_path / "other", CHEAP, fenet=trained)
+    assert (tmp_path / "other" / "manifest.json").read_bytes() == before
+
+
+def test_words_that_are_wrong(capsys, demo_copy, tmp_path):
+    out = ["--out", tmp_path / "x.safetensors"]
+    _, err = call(capsys, "train", demo_copy, *out, "--set", "epoch=3", code=2)
+    assert "no setting 'epoch'; did you mean 'epochs'" in err
+    _, err = call(capsys, "train", demo_copy, *out, "--set", "epochs", code=2)
+    assert "is not NAME=VALUE" in err
+    _, err = call(capsys, "train", demo_copy, *out, "--recipe", "papre", code=2)
+    assert "did you mean 'paper'" in err
+    _, err = call(capsys, "train", tmp_path / "gone.safetensors", *out, code=3)
+    _, err = call(capsys, "fenet", "apply", "--index", demo_copy, code=2)
+    assert "one of the two" in err
