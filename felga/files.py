@@ -119,7 +119,9 @@ def storage_errors(folder: Path) -> Iterator[None]:
         reason = storage_reason(error)
         if reason is None:
             raise
-        raise StorageError(f"{shown(folder)} cannot be written: {reason}; nothing was lost, run again") from error
+        raise StorageError(
+            f"{shown(folder)} cannot be written: {reason}; nothing was lost, run again"
+        ) from error
 
 
 def storage_reason(error: BaseException) -> str | None:
