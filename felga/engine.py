@@ -177,10 +177,17 @@ class Engine:
                 from felga.models.weights import offline
 
                 identity = self.manifest.contract.encoder
-                with offline():  # the name may come from a stranger's manifest
-                    self._encoder = self._checked(
-                        make_encoder(identity["name"], device=self._device, pooling=identity.get("pooling"))
-                    )
+                try:
+                    with offline():  # the name may come from a stranger's manifest
+                        encoder = make_encoder(
+                            identity["name"], device=self._device, pooling=identity.get("pooling")
+                        )
+                except BadInputError as error:
+                    raise BadIndexError(
+                        f"{shown(self.index.folder)} was built with the encoder {identity['name']!r}, which "
+                        f"is not available here ({error}): install the package that provides it"
+                    ) from error
+                self._encoder = self._checked(encoder)
             return self._encoder
 
     def _checked(self, encoder: Encoder) -> Encoder:

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
+
 from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem
-from felga.errors import BadIndexError, BadInputError, NotFoundError
+from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, read_regular, shown, storage_errors, to_json, write_whole
 from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
 from felga.indexing.options import Options, Report
@@ -163,22 +166,18 @@ def _sync(
 ) -> None:
     before = _open_contract(folder, contract)
     broken = _broken(folder, before) if before else {}
-    tables = []
-    for name, schema in ((IMAGES, image_schema), (TEXTS, text_schema)):
-        table = OwnerTable.create(folder / name, schema(parts.encoder.dim))
-        table.delete(table.damaged_rows(_trusted(before)))  # rows of an unfinished run: encoded again
-        tables.append(table)
-    images, texts = tables
+    dim, trusted = parts.encoder.dim, _trusted(before)
+    images = _open_table(
+        folder / IMAGES, image_schema(dim), before.images.version if before else None, trusted
+    )
+    texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
     run_images(image_plan, corpus, images, parts, report, progress)
     run_texts(text_plan, texts, parts, report, progress)
     with report.timed("store"):
-        for table in tables:
+        for table in (images, texts):
             table.compact()
-            if table.damaged_rows(_trusted(before)):
-                raise BadIndexError(
-                    f"{table.path} does not hold what was written to it: check the disk, then run again"
-                )
+            _check_written(table, trusted)
         report.images, report.texts = image_plan.counts, text_plan.counts
         errors = _write_errors(folder, images, listing.bad)
         installed: Fenet | None = None
@@ -194,6 +193,40 @@ def _sync(
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts
     report.images.fragments, report.texts.fragments = manifest.images.fragments, manifest.texts.fragments
+
+
+def _open_table(path: Path, schema: pa.Schema, version: int | None, trusted: Collection[str]) -> OwnerTable:
+    """A table at its newest version, without the damage that an unfinished run may have left behind.
+
+    Args:
+        version: of the manifest; None in a first run.
+        trusted: names of data files that are intact.
+    """
+    try:
+        table = OwnerTable.create(path, schema)
+        table.delete(table.damaged_rows(trusted))  # these rows are encoded again
+    except BadIndexError:  # not only rows are damaged: start over from the manifest
+        if version is None:
+            shutil.rmtree(path)
+            return OwnerTable.create(path, schema)
+        table = OwnerTable(path, version)
+        table.restore()
+    return table
+
+
+def _check_written(table: OwnerTable, trusted: Collection[str]) -> None:
+    try:
+        damaged_rows = table.damaged_rows(trusted)
+    except BadIndexError as error:
+        raise StorageError(_UNREADABLE.format(table.path)) from error
+    if damaged_rows:
+        raise StorageError(_UNREADABLE.format(table.path))
+
+
+_UNREADABLE = (
+    "what was written to {} cannot be read back: check the disk and its limits; the index is as it was, "
+    "run again"
+)
 
 
 def _plans(

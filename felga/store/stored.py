@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from felga.errors import BadIndexError
 from felga.files import sha256_file, shown
@@ -132,6 +133,14 @@ class StoredIndex:
                 if lease.is_current(native.path):
                     raise
                 lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Release the files: a writer may then remove what only this state needs."""

@@ -161,6 +161,10 @@ class OwnerTable:
         self.append(checked(list(columns.values()), schema))
         self.delete(row_ids)
 
+    def restore(self) -> None:
+        """Make the version that is open the newest one again."""
+        self._read(self._table.restore)
+
     def compact(self) -> None:
         """Merge the fragments that many commits left behind; the order stays."""
         if len(self._table.get_fragments()) > MERGE_BEYOND:

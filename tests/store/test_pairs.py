@@ -18,7 +18,7 @@ from felga.store.pairs import features_of
 from felga.store.tables import Owners
 from felga.store.verify import verify
 from tests.cli.test_app import call
-from tests.indexing.test_job import CHEAP, run, write
+from tests.made import CHEAP, run, write
 
 
 def test_features_are_the_raw_vectors_of_pairs(demo):
