@@ -30,7 +30,7 @@ def detectron(tmp_path_factory):
 
 
 def write(folder: Path, base: str = fake.MASK, seed: int = 0, **model) -> str:
-    """Write a small config based on one of the zoo and a random checkpoint; return the proposer's argument."""
+    """Write a small config based on the zoo and a random checkpoint; return the proposer's argument."""
     import detectron2 as package
     import yaml
     from detectron2.config import get_cfg
@@ -209,9 +209,8 @@ def test_mayaku_proposes_what_detectron2_proposes(tmp_path):
     cfg.pop("OPTIONS_OF_MY_OWN")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     saved = torch.load(tmp_path / "model.pth")
-    saved["model"]["backbone.bottom_up.stem.conv1.weight"] *= (
-        1e-3  # random layers without norms explode otherwise
-    )
+    # without trained norms the activations of random layers explode
+    saved["model"]["backbone.bottom_up.stem.conv1.weight"] *= 1e-3
     torch.save(saved, tmp_path / "model.pth")
     (a,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 3)
     (b,) = mayaku(argument, device="cpu").propose(IMAGES[:1], 3)
