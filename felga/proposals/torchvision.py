@@ -52,7 +52,7 @@ def torchvision(argument: str, *, device: str = "auto") -> Rpn:
     Raises:
         BadInputError: no model of that name with a region proposal network, or no such tag.
         NotFoundError: no such file.
-        MissingError: no such device.
+        MissingError: the weights are neither cached nor downloadable, or no such device.
     """
     return Rpn(argument, pick_device(device))
 
@@ -73,6 +73,8 @@ class Rpn:
         tags = get_model_weights(self.architecture)
         if rest in ("", *tags.__members__):
             self._source: Path | WeightsEnum = tags[rest or "DEFAULT"]
+            if not _cached(self._source).is_file():  # now: who constructs it decides whether it may download
+                require_network(str(self._source.url), f"the weight file of {self.name}")
             return
         self._source = Path(rest).expanduser()
         if not self._source.is_file() and Path("/", rest).is_file():
@@ -98,7 +100,7 @@ class Rpn:
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
-            MissingError: the weights are not cached and cannot be downloaded.
+            MissingError: the download of the weights fails.
         """
         return [self._propose(image, top) for image in images]
 
@@ -107,17 +109,16 @@ class Rpn:
         """The weight file; downloaded on first use and checked against the hash in its name."""
         if isinstance(self._source, Path):
             return self._source
-        url = str(self._source.url)
-        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        cached = _cached(self._source)
         if not cached.is_file():
-            wanted = f"the weights of {self.name}"
-            require_network(url, wanted)
             cached.parent.mkdir(parents=True, exist_ok=True)
             prefix = cached.stem.rpartition("-")[2]
             try:
+                url = str(self._source.url)
                 torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix, progress=False)
             except (OSError, RuntimeError) as error:
-                raise MissingError(f"{wanted} cannot be had: {first_line(error)}") from error
+                reason = first_line(error)
+                raise MissingError(f"cannot download the weights of {self.name}: {reason}") from error
         return cached
 
     @cached_property
@@ -155,3 +156,8 @@ class Rpn:
         height, width = batch.image_sizes[0]
         found = boxes[0].cpu().numpy(), objectness[0].cpu().numpy()
         return as_regions(image, *found, top, frame=(width, height))
+
+
+def _cached(weights: WeightsEnum) -> Path:
+    """Where torch.hub keeps a weight file, whether it is there or not."""
+    return Path(torch.hub.get_dir(), "checkpoints", str(weights.url).rpartition("/")[2])

@@ -44,17 +44,27 @@ def test_a_file_may_be_given_relative_to_the_root(file):
 
 def test_weights_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    proposer = torchvision(NAME, device="cpu")
-    with pytest.raises(MissingError, match="offline"):
-        proposer.propose(IMAGES[:1], 3)
+    with pytest.raises(MissingError, match=f"the weight file of torchvision:{NAME} is not on this machine"):
+        torchvision(NAME, device="cpu")  # at once, not at the first image
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     url = get_weight("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1").url
     tiny_rcnn(cache / url.rpartition("/")[2], classes=91)
-    (regions,) = proposer.propose(IMAGES[:1], 3)
+    (regions,) = torchvision(NAME, device="cpu").propose(IMAGES[:1], 3)
     assert len(regions) == 3
     (again,) = torchvision(f"{NAME}/COCO_V1", device="cpu").propose(IMAGES[:1], 3)
     assert again == regions
+
+
+def test_a_failed_download_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    proposer = torchvision(NAME, device="cpu")
+    with pytest.raises(MissingError, match=f"cannot download the weights of torchvision:{NAME}") as error:
+        proposer.propose(IMAGES[:1], 3)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "hub" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize(
