@@ -138,7 +138,8 @@ class Detreg:
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
         """
-        objectness = self._model[1]
+        with self._lock:
+            _, objectness = self._model
         return {
             "name": "detreg",
             "version": VERSION,
@@ -196,10 +197,10 @@ class Detreg:
         old = state_of(checkpoint, self.path)
         options = checkpoint.get("args")
         options = vars(options) if isinstance(options, argparse.Namespace) else {}
-        new, embedding = convert(old)
         source = repr(str(self.path))
         config = architecture(old, options, source)
         try:
+            new, embedding = convert(old)
             model = DeformableDetrForObjectDetection(config)
         except (ValueError, RuntimeError, ZeroDivisionError) as error:  # an unknown backbone, odd sizes
             raise BadInputError(f"{source} is not a Deformable DETR: {first_line(error)}") from error

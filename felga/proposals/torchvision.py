@@ -88,11 +88,13 @@ class Rpn:
 
     def settings(self) -> dict[str, Any]:
         """The architecture and the sha256 of its weights."""
+        with self._lock:  # one download
+            weights = sha256_of(self.checkpoint)
         return {
             "name": "torchvision",
             "version": VERSION,
             "architecture": self.architecture,
-            "weights": sha256_of(self.checkpoint),
+            "weights": weights,
         }
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:

@@ -76,17 +76,17 @@ class Unsupervised:
             return []
         small = cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
         shares = self._candidates(np.ascontiguousarray(small[:, :, ::-1]))  # OpenCV expects BGR
-        kept = _distinct(shares[_plausible(shares, image.width / image.height)], top)
+        kept = _distinct(shares[_plausible(shares, image)], top)
         return as_regions(image, kept, 1 / np.arange(1, len(kept) + 1), top, frame=(1, 1))
 
 
-def _plausible(boxes: _Boxes, aspect: float) -> npt.NDArray[np.bool_]:
-    """Which boxes are neither tiny, nor nearly the whole image, nor slivers; ``aspect`` is width / height."""
+def _plausible(shares: _Boxes, image: DecodedImage) -> npt.NDArray[np.bool_]:
+    """Which boxes are neither tiny, nor nearly the whole image, nor slivers."""
+    boxes: _Boxes = shares * np.array([image.width, image.height] * 2, np.float64)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    share = width * height
+    share = width * height / (image.width * image.height)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = aspect * width / height
-        ratio = np.maximum(ratio, 1 / ratio)
+        ratio = np.maximum(width / height, height / width)
     return (share >= LEAST) & (share <= MOST) & (ratio <= SLIVER)
 
 

@@ -220,7 +220,8 @@ def test_a_checkpoint_without_tensors(tmp_path, checkpoint):
 @pytest.mark.filterwarnings("ignore:You'd better set embed_dim")
 @pytest.mark.parametrize("shape", [(), (3,), (0, 0), (1, 2, 3)])
 def test_a_checkpoint_of_odd_shapes(tmp_path, shape):
-    for key in ("query_embed.weight", "transformer.level_embed", "class_embed.0.weight"):
+    joint = "transformer.decoder.layers.0.self_attn.in_proj_weight"
+    for key in ("query_embed.weight", "transformer.level_embed", "class_embed.0.weight", joint):
         file = tiny_detreg(tmp_path / "c.pth")
         with torch.serialization.safe_globals([argparse.Namespace]):
             saved = torch.load(file)
