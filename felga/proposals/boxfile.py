@@ -37,6 +37,7 @@ Form = Literal["coco", "results", "felga"]
 
 VERSION = 1
 """Raised when the same file yields other regions."""
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Row(NamedTuple):
@@ -183,7 +184,7 @@ def _float(value: Any) -> float | None:
     """A json number that float32 can hold; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= float(np.finfo(np.float32).max) else None
+    return float(value) if abs(value) <= LARGEST else None
 
 
 def _text(value: Any, where: str, what: str) -> str:

@@ -156,8 +156,8 @@ class Rpn:
             decoded = rpn.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
             boxes, objectness = rpn.filter_proposals(decoded, flat_scores, batch.image_sizes, counts)
         height, width = batch.image_sizes[0]
-        found = boxes[0].cpu().numpy(), objectness[0].cpu().numpy()
-        return as_regions(image, *found, top, frame=(width, height))
+        corners, scores = boxes[0].cpu().numpy(), objectness[0].cpu().numpy()
+        return as_regions(image, corners, scores, top, frame=(width, height))
 
 
 def _cached(weights: WeightsEnum) -> Path:
