@@ -106,7 +106,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     """The demo corpus indexed by conse: (index folder, DemoCorpus). Not to be written to."""
     from felga.corpus.demo import write_demo
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing.job import Options, index
+    from felga.indexing import Options, index
 
     base = tmp_path_factory.mktemp("demo")
     made = write_demo(base / "corpus")

@@ -11,7 +11,7 @@ from felga.errors import BadInputError, NotFoundError
 from felga.evaluation.benchmark import bench_coco, coco_files, encode_split, read_split
 from felga.evaluation.proposal_recall import as_table, bench_proposals, measure
 from felga.evaluation.protocol import evaluate
-from felga.indexing.job import Options
+from felga.indexing import Options
 from tests.cli.test_app import call
 
 OPTIONS = Options(device="cpu")
