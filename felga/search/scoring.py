@@ -74,7 +74,8 @@ class InnerProduct:
     def score(self, query: Vectors, vectors: Vectors, extras: Extras) -> Scores:
         """As of :class:`Scorer`; equal vectors score the same to the bit, wherever they lie."""
         # einsum sums each row on its own, unlike BLAS, whose rounding depends on the neighbours
-        return np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
+        scores: Scores = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
+        return scores
 
     def bound(self, products: Scores) -> Scores:
         """The products themselves."""
