@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from felga.errors import FelgaError, StorageError
+from felga.errors import BadInputError, FelgaError, NotFoundError, StorageError
 
 _STORAGE = {
     errno.ENOSPC: "the disk is full",
@@ -146,3 +147,35 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 def canonical(value: Any) -> Any:
     """``value`` as it would come back from json: tuples become lists, keys become strings."""
     return json.loads(to_json(value))
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    r"""The lines of a UTF-8 text file, stripped, without blank ones; a BOM is ignored.
+
+    Lines end as on Unix, Windows or old Macs: other separators, such as U+2028, may stand in a query. A pipe
+    is read to its end.
+
+    Args:
+        what: what each line holds, in the plural, such as "queries"; for error messages.
+
+    Raises:
+        NotFoundError: no such file.
+        BadInputError: unreadable, not UTF-8, or without any line.
+    """
+    try:
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{shown(path)} does not exist: name a file of {what}, one per line") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"{shown(path)} is not UTF-8 (byte {error.start}): expected {what}, one per line"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(
+            f"{shown(path)} cannot be read ({reason}): expected {what}, one per line"
+        ) from error
+    lines = [line for part in text.replace("\r", "\n").split("\n") if (line := part.strip())]
+    if not lines:
+        raise BadInputError(f"{shown(path)} is empty: expected {what}, one per line")
+    return lines

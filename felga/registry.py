@@ -1,35 +1,52 @@
-"""Names of encoders and proposers, and the code behind each; third parties add theirs by entry point.
+"""Encoders, proposers and corpora by name; third parties add theirs by entry point.
 
-An entry is ``module:attribute``, imported when it is asked for. The attribute is a factory::
+An entry is ``module:attribute``, imported on first use. The attribute is a factory::
 
     def encoder(weights: str, *, device: str, batch_size: int, pooling: str | None) -> Encoder
     def regions(argument: str, *, device: str) -> RegionProposer
     def keywords(argument: str, *, device: str) -> KeywordProposer
+    def corpus(argument: str, *, texts: Texts) -> Corpus
 
-A name is ``family`` or ``family:argument``, split once at the first colon; the argument reaches the
-factory ("" without one). Entry point groups: ``felga.encoders``, ``felga.regions``, ``felga.keywords``.
+A name is ``family`` or ``family:argument``, split at the first colon; the argument is passed to the factory
+("" if there is none). Entry point groups: ``felga.encoders``, ``felga.regions``, ``felga.keywords``,
+``felga.corpora``. felga's own names win over those of entry points.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias, cast
 
-from felga.errors import BadInputError, MissingError
+from felga.corpus.items import Corpus, Texts
+from felga.errors import BadInputError, MissingError, did_you_mean
 from felga.types import Encoder, KeywordProposer, RegionProposer
 
-Kind: TypeAlias = Literal["encoders", "regions", "keywords"]
+Kind: TypeAlias = Literal["encoders", "regions", "keywords", "corpora"]
+NOUNS: dict[Kind, str] = {
+    "encoders": "encoder",
+    "regions": "region proposer",
+    "keywords": "keyword proposer",
+    "corpora": "corpus",
+}
+MEMBERS: dict[Kind, tuple[str, ...]] = {
+    "encoders": ("name", "dim", "identity", "encode_regions", "encode_texts"),
+    "regions": ("name", "settings", "propose"),
+    "keywords": ("name", "settings", "propose"),
+    "corpora": ("kind", "root", "settings", "scan", "read"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a family's factory is, what it is in a line, and the line that installs what it needs.
+    """A family: its factory, a one-line description, and the command that installs what it needs.
 
-    ``probe`` is an argument by which ``felga doctor`` learns whether what it runs in is here.
+    Attributes:
+        probe: an argument with which ``felga doctor`` checks that the required packages are installed.
     """
 
     target: str
@@ -42,7 +59,7 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
     "encoders": {
         "conse": Entry(
             "felga.encoders.conse:conse",
-            "class probabilities to word vectors, weights from the wheels (embedded default)",
+            "class probabilities to word vectors, weights inside wheels (the default)",
         ),
         "clip": Entry(
             "felga.encoders.open_clip:clip",
@@ -52,18 +69,18 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "blip2": Entry("felga.encoders.blip2:blip2", "blip2:OWNER/NAME or blip2:FOLDER, by transformers"),
         "lavis": Entry(
             "felga.encoders.lavis:lavis",
-            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a process of its own",
+            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a separate process",
             probe="blip_feature_extractor/base",
         ),
     },
     "regions": {
         "selective-search": Entry(
-            "felga.proposals.unsupervised:selective_search", "grouping of superpixels (Uijlings 2013)"
+            "felga.proposals.unsupervised:selective_search", "grouped superpixels (Uijlings 2013)"
         ),
         "graphseg+edgeboxes": Entry(
             "felga.proposals.unsupervised:graphseg_edgeboxes", "graph segments and EdgeBoxes, interleaved"
         ),
-        "detreg": Entry("felga.proposals.detreg:detreg", "detreg:FILE, DETReg's checkpoint by transformers"),
+        "detreg": Entry("felga.proposals.detreg:detreg", "detreg:FILE, a DETReg checkpoint, by transformers"),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",
             "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",
@@ -73,76 +90,112 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         ),
         "mayaku": Entry(
             "felga.proposals.detectron2:mayaku",
-            "mayaku:CONFIG@WEIGHTS, Detectron2's checkpoints without Detectron2",
+            "mayaku:CONFIG@WEIGHTS, Detectron2 checkpoints without Detectron2",
             "pip install 'felga[mayaku]'",
         ),
         "grid": Entry("felga.proposals.unsupervised:grid", "fixed boxes, for comparison"),
         "boxes": Entry("felga.proposals.boxfile:boxes", "boxes:FILE, proposals read from a json file"),
     },
     "keywords": {
-        "keybert": Entry("felga.proposals.keybert:keybert", "KeyBERT over the packaged MiniLM"),
+        "keybert": Entry("felga.proposals.keybert:keybert", "KeyBERT with the packaged MiniLM"),
+    },
+    "corpora": {
+        "folder": Entry("felga.corpus.folder:folder", "folder:DIR, images with captions beside them"),
+        "coco": Entry("felga.corpus.coco:coco", "coco:CAPTIONS.json@IMAGES, the official COCO files"),
     },
 }
 
 
 def names(kind: Kind) -> dict[str, Entry]:
-    """Every known family of a kind, felga's own first, then those of entry points."""
-    found = dict(BUILTIN[kind])
+    """Every known family of a kind: felga's first, then those of entry points."""
+    known = dict(BUILTIN[kind])
     for point in entry_points(group=f"felga.{kind}"):
         distribution = point.dist.name if point.dist is not None else "?"
-        found.setdefault(
+        known.setdefault(
             point.name, Entry(point.value, f"from {distribution}", f"pip install {distribution}")
         )
-    return found
+    return known
 
 
 def factory(kind: Kind, name: str) -> tuple[Callable[..., Any], str]:
     """The factory behind ``family:argument``, and the argument.
 
     Raises:
-        BadInputError: no such family; says the nearest one.
-        MissingError: a package that it needs is not installed; says the line that installs it.
+        BadInputError: no such family; the message suggests the nearest one.
+        MissingError: a required package is not installed, or a third-party entry point names nothing.
     """
     family, _, argument = name.partition(":")
     known = names(kind)
     if family not in known:
-        near = difflib.get_close_matches(family, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise BadInputError(f"there is no {kind.rstrip('s')} named {family!r}; {hint}")
+        raise BadInputError(f"there is no {NOUNS[kind]} named {family!r}: {did_you_mean(family, known)}")
     entry = known[family]
     module, _, attribute = entry.target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute), argument
+        loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "felga":  # our own bug: never hidden
             raise
         raise MissingError(
             f"{name} needs the package {error.name!r}, which is not installed: {entry.install}"
         ) from error
+    if family in BUILTIN[kind]:
+        return attrgetter(attribute)(loaded), argument
+    try:
+        return attrgetter(attribute)(loaded), argument
+    except AttributeError as error:
+        raise MissingError(
+            f"{NOUNS[kind]} {family!r} is broken: {module} has no {attribute!r}; it comes {entry.about}, "
+            "update or remove that package"
+        ) from error
 
 
 def make_encoder(
     name: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None
 ) -> Encoder:
-    """The encoder of that name, its weights not yet loaded where that can wait.
+    """The encoder of that name; its weights may be loaded later.
 
     Args:
         name: ``family`` or ``family:weights``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        batch_size: crops or texts in one forward pass.
-        pooling: ``roi`` (one pass an image) or ``crop`` (one pass a region); None: the encoder's own.
+        batch_size: crops or texts per forward pass.
+        pooling: ``roi`` (one pass per image) or ``crop`` (one pass per region); None: the encoder's default.
     """
-    build, weights = factory("encoders", name)
-    return cast(Encoder, build(weights, device=device, batch_size=batch_size, pooling=pooling))
+    return cast(Encoder, _make("encoders", name, device=device, batch_size=batch_size, pooling=pooling))
 
 
 def make_regions(name: str, *, device: str = "auto") -> RegionProposer:
     """The region proposer of that name."""
-    build, argument = factory("regions", name)
-    return cast(RegionProposer, build(argument, device=device))
+    return cast(RegionProposer, _make("regions", name, device=device))
 
 
 def make_keywords(name: str, *, device: str = "auto") -> KeywordProposer:
     """The keyword proposer of that name."""
-    build, argument = factory("keywords", name)
-    return cast(KeywordProposer, build(argument, device=device))
+    return cast(KeywordProposer, _make("keywords", name, device=device))
+
+
+def make_corpus(name: str, *, texts: Texts = "joined") -> Corpus:
+    """The corpus of that name, such as ``folder:photos``; nothing is scanned yet.
+
+    Args:
+        name: ``family:argument``.
+        texts: how the captions of an image become texts.
+    """
+    return cast(Corpus, _make("corpora", name, texts=texts))
+
+
+def _make(kind: Kind, name: str, **options: Any) -> Any:
+    """Call the factory, and refuse what lacks a member of the protocol: a third party's factory is wrong."""
+    build, argument = factory(kind, name)
+    part = build(argument, **options)
+    # looked up statically first: a property such as `dim` may load weights
+    lacks = [
+        member
+        for member in MEMBERS[kind]
+        if inspect.getattr_static(part, member, None) is None and not hasattr(part, member)
+    ]
+    if lacks:
+        raise BadInputError(
+            f"{name!r} is no {NOUNS[kind]}: its factory returned a {type(part).__name__} without "
+            f"{', '.join(lacks)}"
+        )
+    return part

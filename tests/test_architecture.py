@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "felga"
 GROUND = {"errors", "types", "files", ""}
 ROOMS = [  # each room may import the ground and the rooms above it
-    ["registry"],
     ["models"],
-    ["testing"],
     ["corpus"],
+    ["registry"],
+    ["testing"],
     ["proposals"],
     ["encoders"],
     ["search"],

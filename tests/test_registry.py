@@ -11,7 +11,7 @@ from felga.types import Encoder, KeywordProposer
 
 
 def test_a_near_name_is_suggested():
-    with pytest.raises(BadInputError, match="no encoder named 'cnse'; did you mean 'conse'"):
+    with pytest.raises(BadInputError, match="no encoder named 'cnse': did you mean 'conse'"):
         registry.make_encoder("cnse")
     with pytest.raises(BadInputError, match="did you mean 'selective-search'"):
         registry.make_regions("selectivesearch")

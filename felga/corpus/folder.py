@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from felga.corpus.items import BadItem, ImageItem, Listing, TextItem, Texts, texts_of
+from felga.corpus.captions import NoCaption, quoted, read_metadata, read_sidecar
+from felga.corpus.decode import read_file
+from felga.corpus.items import BadItem, ImageItem, Listing, TextItem, Texts, make_listing, texts_of
 from felga.errors import BadInputError, NotFoundError
+from felga.files import shown
 
 IMAGES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico"}
 )
 METADATA = "metadata.jsonl"
-MAX_TEXT = 2**20  # bytes of a sidecar: more is no caption
+
+
+def folder(argument: str, *, texts: Texts = "joined") -> FolderCorpus:
+    """The corpus ``folder:DIR``.
+
+    Raises:
+        NotFoundError: no such folder.
+        BadInputError: it is a file.
+    """
+    return FolderCorpus(argument, texts)
 
 
 class FolderCorpus:
-    """All images below a folder; hidden files and folders, and folders that are links, are passed over.
+    """All images below a folder; hidden files and folders are skipped.
 
-    Captions: ``NAME.txt`` beside ``NAME.jpg``, a line each; or ``metadata.jsonl`` in any folder, as
-    Hugging Face's imagefolder has it: ``{"file_name": "a.jpg", "text": "..."}``, where ``text`` may be a
-    list (``caption`` and ``captions`` are read too). A row without ``file_name``, and a ``.txt`` without a
-    image, are texts on their own.
+    Links to files are followed, as folders of links are a common way to choose images (Hugging Face's cache
+    is one); links to folders are not.
+
+    Captions: ``NAME.txt`` beside ``NAME.jpg``, one per line; or ``metadata.jsonl`` in any folder, as in
+    Hugging Face's imagefolder: ``{"file_name": "a.jpg", "text": "..."}``, where ``text`` may be a list
+    (``caption`` and ``captions`` are read too). A row without ``file_name``, and a ``.txt`` without an image,
+    are texts on their own.
+
+    Ids are paths, with bytes that are not UTF-8 as ``\\xNN``. If two names then read alike, one is kept.
     """
 
     kind = "folder"
@@ -35,153 +51,133 @@ class FolderCorpus:
         self.root = Path(root).absolute()
         self._texts: Texts = texts
         if not self.root.exists():
-            raise NotFoundError(f"{root} is not there: name a folder of images")
+            raise NotFoundError(f"{shown(root)} does not exist: name a folder of images")
         if not self.root.is_dir():
-            raise BadInputError(f"{root} is a file, wanted a folder of images (a COCO json goes with --coco)")
+            raise BadInputError(
+                f"{shown(root)} is a file, expected a folder of images (give a COCO json with --coco)"
+            )
 
     def settings(self) -> Mapping[str, Any]:
         """How captions become texts."""
         return {"texts": self._texts}
 
+    def read(self, item: ImageItem) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            UnreadableImage: the file is gone, empty, not regular or too large.
+        """
+        return read_file(self.root / item.path, item.image_id)
+
     def scan(self) -> Listing:
-        """List the folder. Paths sort as bytes of their UTF-8 names do."""
+        """List the folder, in the order of the names' UTF-8 bytes."""
         bad: list[BadItem] = []
         files = sorted(self._files(bad))
-        images: dict[str, ImageItem] = {}
+        images: dict[str, ImageItem] = {}  # by path
+        for path in files:
+            if os.path.splitext(path)[1].lower() in IMAGES and (item := self._image(path, bad)):
+                images[path] = item
+        taken: dict[str, str] = {}  # id -> path, where names read alike
+        for path, item in images.items():
+            taken.setdefault(item.image_id, path)
+        owners = {path: item.image_id for path, item in images.items() if taken[item.image_id] == path}
         captions: dict[str, list[str]] = {}
         alone: list[TextItem] = []
-        ids: dict[str, str] = {}
-        stems: dict[str, list[str]] = {}
-        for path in files:
-            if Path(path).suffix.lower() not in IMAGES:
-                continue
-            image_id = shown(path)
-            if (item := self._image(path, image_id, bad)) is None:
-                continue
-            if image_id in images:
-                bad.append(BadItem("image", image_id, image_id, f"its name reads like another's: {image_id}"))
-                continue
-            images[image_id] = item
-            ids[path] = image_id
-            stems.setdefault(os.path.splitext(path)[0], []).append(image_id)
         for path in files:
             if os.path.basename(path) == METADATA:
-                for name, lines in self._metadata(path, ids, bad):
-                    if name is None:
-                        alone += texts_of(lines, f"{shown(path)}:{len(alone) + 1}", None, self._texts)
-                    else:
-                        captions.setdefault(name, []).extend(lines)
-        for path in files:
-            if not path.lower().endswith(".txt"):
-                continue
-            lines = self._sidecar(path, bad)
-            owners = stems.get(os.path.splitext(path)[0], [])
-            for image_id in owners:
-                captions.setdefault(image_id, []).extend(lines)
-            if not owners:
-                alone += texts_of(lines, shown(path), None, self._texts)
-        texts = [*alone]
-        for image_id, lines in captions.items():
-            texts += texts_of(lines, image_id, image_id, self._texts)
-        return Listing(
-            [images[image_id] for image_id in sorted(images)],
-            sorted(texts, key=lambda text: text.text_id),
-            sorted(bad, key=lambda item: (item.kind, item.item_id, item.reason)),
+                alone += self._metadata(path, owners, captions, bad)
+        alone += self._sidecars(files, owners, captions, bad)
+        texts = (
+            text
+            for image_id, lines in captions.items()
+            for text in texts_of(lines, image_id, image_id, self._texts)
         )
+        return make_listing(images.values(), [*alone, *texts], bad)
 
     def _files(self, bad: list[BadItem]) -> Iterator[str]:
-        """Relative paths, with ``/``."""
+        """Paths of files relative to the root, with ``/``. Unlike os.walk, not limited in depth."""
+        waiting = [""]
+        while waiting:
+            inside = waiting.pop()
+            try:
+                with os.scandir(self.root / inside) as entries:
+                    found = [
+                        (f"{inside}{entry.name}", entry.is_dir(follow_symlinks=False), entry.is_symlink())
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    ]
+            except OSError as error:
+                if not inside:
+                    raise BadInputError(f"{shown(self.root)} cannot be read: {error.strerror}") from error
+                name = shown(inside.rstrip("/"))
+                bad.append(BadItem("image", name, name, f"the folder cannot be read: {error.strerror}"))
+                continue
+            for path, is_folder, is_link in found:
+                if is_folder:
+                    waiting.append(f"{path}/")
+                elif not (is_link and os.path.isdir(self.root / path)):
+                    yield path
 
-        def unreadable(error: OSError) -> None:
-            path = shown(os.path.relpath(error.filename, self.root))
-            bad.append(BadItem("image", path, path, f"the folder cannot be read: {error.strerror}"))
-
-        for folder, folders, names in os.walk(self.root, onerror=unreadable):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            inside = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
-            for name in names:
-                if not name.startswith("."):
-                    yield str(inside / name)
-
-    def _image(self, path: str, image_id: str, bad: list[BadItem]) -> ImageItem | None:
+    def _image(self, path: str, bad: list[BadItem]) -> ImageItem | None:
+        image_id = _id(path)
         try:
-            found = os.stat(self.root / path)
+            status = os.stat(self.root / path)
         except OSError as error:
             bad.append(BadItem("image", image_id, image_id, f"the file cannot be read: {error.strerror}"))
             return None
-        if not stat.S_ISREG(found.st_mode):  # a pipe would never end
-            bad.append(BadItem("image", image_id, image_id, "no regular file"))
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            bad.append(BadItem("image", image_id, image_id, "not a regular file"))
             return None
-        return ImageItem(image_id, path, found.st_size, found.st_mtime_ns)
+        return ImageItem(image_id, path, status.st_size, status.st_mtime_ns)
 
-    def _sidecar(self, path: str, bad: list[BadItem]) -> list[str]:
-        text = self._text(path, MAX_TEXT, bad)
-        return text.splitlines() if text is not None else []
-
-    def _text(self, path: str, limit: int | None, bad: list[BadItem]) -> str | None:
-        """A UTF-8 file's text; None, and a bad item, where it is none."""
-        file = self.root / path
-        try:
-            found = file.stat()
-            if not stat.S_ISREG(found.st_mode):
-                reason = "no regular file"
-            elif limit is not None and found.st_size > limit:
-                reason = f"{found.st_size} bytes are more than a caption has"
-            else:
-                return file.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            reason = f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
-        except OSError as error:
-            reason = f"the file cannot be read: {error.strerror}"
-        bad.append(BadItem("text", shown(path), shown(path), reason))
-        return None
+    def _sidecars(
+        self,
+        files: list[str],
+        owners: Mapping[str, str],
+        captions: dict[str, list[str]],
+        bad: list[BadItem],
+    ) -> Iterator[TextItem]:
+        """Texts without an image; captions of images are added to ``captions``."""
+        by_stem: dict[str, list[str]] = {}
+        for path, image_id in owners.items():
+            by_stem.setdefault(os.path.splitext(path)[0], []).append(image_id)
+        for path in files:
+            stem, suffix = os.path.splitext(path)
+            if suffix.lower() != ".txt":
+                continue
+            try:
+                lines = read_sidecar(self.root / path)
+            except NoCaption as reason:
+                bad.append(BadItem("text", shown(path), shown(path), str(reason)))
+                continue
+            if stem not in by_stem:
+                yield from texts_of(lines, _id(path), None, self._texts)
+            for image_id in by_stem.get(stem, ()):
+                captions.setdefault(image_id, []).extend(lines)
 
     def _metadata(
-        self, path: str, ids: Mapping[str, str], bad: list[BadItem]
-    ) -> Iterator[tuple[str | None, list[str]]]:
-        """(image_id or None, captions) of each line."""
-        folder = os.path.dirname(path)
-        for number, line in enumerate((self._text(path, None, bad) or "").splitlines(), 1):
-            if not line.strip():
-                continue
-            where = f"{shown(path)}:{number}"
-            row, reason = _row(line)
-            if reason is None:
-                name, lines = row
-                if name is None:
-                    yield None, lines
-                    continue
-                target = os.path.normpath(os.path.join(folder, name))
-                if target in ids:
-                    yield ids[target], lines
-                    continue
-                reason = f"file_name {name!r} is no image of this corpus"
-            bad.append(BadItem("text", where, shown(path), reason))
+        self, path: str, owners: Mapping[str, str], captions: dict[str, list[str]], bad: list[BadItem]
+    ) -> Iterator[TextItem]:
+        """Texts without an image; captions of images are added to ``captions``."""
+        try:
+            for number, row in read_metadata(self.root / path):
+                where = f"{shown(path)}:{number}"
+                if isinstance(row, NoCaption):
+                    bad.append(BadItem("text", where, shown(path), str(row)))
+                elif row.file_name is None:
+                    yield from texts_of(row.captions, where, None, self._texts)
+                else:
+                    target = os.path.normpath(os.path.join(os.path.dirname(path), row.file_name))
+                    if target in owners:
+                        captions.setdefault(owners[target], []).extend(row.captions)
+                    else:
+                        reason = f"file_name {quoted(row.file_name)} is not an image of this corpus"
+                        bad.append(BadItem("text", where, shown(path), reason))
+        except NoCaption as reason:
+            bad.append(BadItem("text", shown(path), shown(path), str(reason)))
 
 
-def shown(path: str) -> str:
-    """A path as valid UTF-8: bytes that are none as ``\\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _row(line: str) -> tuple[tuple[str | None, list[str]], str | None]:
-    """(file_name or None, captions) of a metadata line, or why it has none."""
-    nothing: tuple[str | None, list[str]] = (None, [])
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return nothing, f"no json: {error}"
-    if not isinstance(row, dict):
-        return nothing, f"a json {type(row).__name__}, wanted an object with file_name and text"
-    name = row.get("file_name")
-    key: Literal["text", "caption", "captions"]
-    for key in ("text", "caption", "captions"):
-        if key in row:
-            value = row[key]
-            lines = [value] if isinstance(value, str) else value
-            if not isinstance(lines, list) or not all(isinstance(one, str) for one in lines):
-                return nothing, f"{key} is a {type(value).__name__}, wanted a string or a list of strings"
-            return (name if isinstance(name, str) else None, lines), None
-    if not isinstance(name, str):
-        return nothing, "neither file_name nor text"
-    return (name, []), None
+def _id(path: str) -> str:
+    """The path as an id; the same object if it is valid UTF-8, as most are, to save memory."""
+    image_id = shown(path)
+    return path if image_id == path else image_id

@@ -1,14 +1,16 @@
-"""What a corpus lists: images, texts, and what cannot be either."""
+"""What a corpus lists: images, texts, and what could be neither; and the rules that every listing keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 Texts: TypeAlias = Literal["joined", "each"]
-"""The captions of an image are one text (FELGA, 4.3), or a text each."""
+"""The captions of an image become one text (FELGA, 4.3), or one text each."""
+LARGEST = 2**63 - 1  # sizes and times are stored as int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,10 @@ class ImageItem:
 
     Attributes:
         image_id: valid UTF-8, unique in the corpus.
-        path: relative to the corpus's root, as :func:`os.fsdecode` gives it.
-        size, mtime_ns: bytes, and nanoseconds since the epoch.
+        path: relative to the corpus's root; ``os.fsencode`` accepts it.
+        size: bytes that :meth:`Corpus.read` returns.
+        mtime_ns: nanoseconds since the epoch, within int64. An image whose size and time are unchanged is
+            not read again.
     """
 
     image_id: str
@@ -29,7 +33,7 @@ class ImageItem:
 
 @dataclass(frozen=True, slots=True)
 class TextItem:
-    """A text, of an image or on its own."""
+    """A text: of an image, or on its own (``image_id`` is None)."""
 
     text_id: str
     image_id: str | None
@@ -38,7 +42,7 @@ class TextItem:
 
 @dataclass(frozen=True, slots=True)
 class BadItem:
-    """What was meant to be an image or a text, and why it is none."""
+    """What should have been an image or a text, and the reason it is not; all strings are valid UTF-8."""
 
     kind: Literal["image", "text"]
     item_id: str
@@ -48,35 +52,154 @@ class BadItem:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything in a corpus, each list sorted by id, ids unique."""
+    """Everything in a corpus: images and texts sorted by id, ids unique; made by :func:`make_listing`."""
 
     images: list[ImageItem]
     texts: list[TextItem]
     bad: list[BadItem]
 
 
+@runtime_checkable
 class Corpus(Protocol):
-    """Where images and texts come from."""
+    """A source of images and texts. :meth:`read` may be called from several threads."""
 
-    kind: str
-    root: Path
-    """Absolute; paths of images are relative to it."""
+    @property
+    def kind(self) -> str:
+        """The name of its family."""
+        ...
+
+    @property
+    def root(self) -> str | Path:
+        """Absolute; the paths of images are relative to it."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
-        """What decides what is listed. Json values."""
+        """What decides the listing besides the root. Json values."""
         ...
 
     def scan(self) -> Listing:
-        """List everything; opens no image."""
+        """List everything without opening an image. What is malformed is listed as bad, with the reason.
+
+        Raises:
+            BadInputError: the corpus as a whole is unusable.
+        """
+        ...
+
+    def read(self, item: ImageItem) -> bytes:
+        """The bytes of an image that :meth:`scan` listed.
+
+        Raises:
+            felga.corpus.decode.UnreadableImage: with the reason; the image is then quarantined.
+        """
         ...
 
 
-def texts_of(captions: list[str], text_id: str, image_id: str | None, texts: Texts) -> list[TextItem]:
-    """The captions of one image as texts; empty ones are dropped, white space is single."""
-    kept = [" ".join(caption.split()) for caption in captions]
-    kept = [caption for caption in kept if caption]
+def make_listing(images: Iterable[ImageItem], texts: Iterable[TextItem], bad: Iterable[BadItem]) -> Listing:
+    """A listing in which every item can be stored; what cannot is moved to the bad items, with the reason.
+
+    Items are sorted by id; of several with the same id the first is kept. Times beyond int64 (the years 1677
+    to 2262) are clamped.
+    """
+    rejected: list[BadItem] = []
+    sound_images = []
+    for image in images:
+        if reason := _image_fault(image):
+            rejected.append(_bad("image", image.image_id, image.path, reason))
+        elif -LARGEST <= image.mtime_ns <= LARGEST:
+            sound_images.append(image)
+        else:
+            sound_images.append(replace(image, mtime_ns=max(-LARGEST, min(image.mtime_ns, LARGEST))))
+    sound_texts = []
+    for text in texts:
+        if reason := _text_fault(text):
+            rejected.append(_bad("text", text.text_id, text.image_id or "", reason))
+        else:
+            sound_texts.append(text)
+    sound_images.sort(key=lambda item: item.image_id)
+    sound_texts.sort(key=lambda item: item.text_id)
+    unique_images: dict[str, ImageItem] = {}
+    for image in sound_images:
+        if unique_images.setdefault(image.image_id, image) is not image:
+            rejected.append(_bad("image", image.image_id, image.path, "another image has the same id"))
+    unique_texts: dict[str, TextItem] = {}
+    for text in sound_texts:
+        if unique_texts.setdefault(text.text_id, text) is not text:
+            rejected.append(_bad("text", text.text_id, text.image_id or "", "another text has the same id"))
+    every = [_bad(item.kind, item.item_id, item.path, item.reason) for item in bad] + rejected
+    return Listing(
+        list(unique_images.values()),
+        list(unique_texts.values()),
+        sorted(every, key=lambda item: (item.kind, item.item_id, item.reason)),
+    )
+
+
+def texts_of(captions: Iterable[str], text_id: str, image_id: str | None, texts: Texts) -> list[TextItem]:
+    """The captions of one image as texts; white space is collapsed, empty captions are dropped."""
+    kept = [words for caption in captions if (words := " ".join(caption.split()))]
     if not kept:
         return []
     if texts == "joined":
         return [TextItem(text_id, image_id, " ".join(kept))]
     return [TextItem(f"{text_id}#{n}", image_id, caption) for n, caption in enumerate(kept)]
+
+
+def unicode_fault(text: str) -> str | None:
+    """Why a string cannot be stored as UTF-8, or None: json may hold half of a surrogate pair."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"not valid Unicode: \\u{ord(text[error.start]):04x} at character {error.start + 1} stands alone"
+        )
+    return None
+
+
+def path_fault(path: str) -> str | None:
+    """Why a string is no file path, or None."""
+    if "\0" in path:
+        return "contains a NUL character"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        return f"is not valid Unicode: \\u{ord(path[error.start]):04x} stands alone"
+    return None
+
+
+def _bad(kind: Literal["image", "text"], item_id: object, path: object, reason: str) -> BadItem:
+    return BadItem(kind, _printable(item_id), _printable(path), _printable(reason))
+
+
+def _printable(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _image_fault(image: ImageItem) -> str | None:
+    if not (isinstance(image.image_id, str) and isinstance(image.path, str)):
+        return "its id and its path must be strings"
+    if reason := unicode_fault(image.image_id):
+        return f"its id is {reason}"
+    if reason := path_fault(image.path):
+        return f"its path {reason}"
+    if not (isinstance(image.size, int) and isinstance(image.mtime_ns, int)):
+        return "its size and its time must be integers"
+    if not 0 <= image.size <= LARGEST:
+        return f"its size is {image.size} bytes"
+    return None
+
+
+def _text_fault(text: TextItem) -> str | None:
+    if not (isinstance(text.text_id, str) and isinstance(text.text, str)):
+        return "its id and its text must be strings"
+    if not (text.image_id is None or isinstance(text.image_id, str)):
+        return "the id of its image must be a string"
+    for name, value in (
+        ("its id", text.text_id),
+        ("the id of its image", text.image_id or ""),
+        ("the text", text.text),
+    ):
+        if reason := unicode_fault(value):
+            return f"{name} is {reason}"
+    return None

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from felga.corpus.coco import CocoCorpus, Instances, read_instances
+from felga.corpus.coco import CocoCorpus, CocoFiles, Instances, coco_files, read_instances
 from felga.corpus.decode import read_image
-from felga.errors import BadInputError, NotFoundError
+from felga.errors import BadInputError
 from felga.evaluation.class_names import mentions
 from felga.evaluation.protocol import (
     Relevance,
@@ -49,48 +49,6 @@ from felga.store.stored import StoredIndex
 from felga.types import Box, Encoder, Progress
 
 UNTRAINED = ("entire", "frozen")
-
-
-@dataclass(frozen=True, slots=True)
-class CocoFiles:
-    """The official files of one split.
-
-    Attributes:
-        name: ``train2017``, ``val2017``, ``train2014`` or ``val2014``.
-    """
-
-    name: str
-    captions: Path
-    instances: Path
-    images: Path
-
-    @property
-    def year(self) -> int:
-        """2014 or 2017."""
-        return int(self.name[-4:])
-
-
-def coco_files(root: Path, split: str) -> CocoFiles:
-    """The files of a split below ``root``, by their official names.
-
-    Raises:
-        BadInputError: not a split of COCO 2014 or 2017.
-        NotFoundError: names every file that is missing.
-    """
-    if split not in ("train2017", "val2017", "train2014", "val2014"):
-        raise BadInputError(f"there is no split {split!r}; wanted train2017, val2017, train2014 or val2014")
-    files = CocoFiles(
-        split,
-        root / "annotations" / f"captions_{split}.json",
-        root / "annotations" / f"instances_{split}.json",
-        root / split,
-    )
-    missing = [str(path) for path in (files.captions, files.instances, files.images) if not path.exists()]
-    if missing:
-        raise NotFoundError(
-            f"{', '.join(missing)} not there: name COCO's folder by --root (felga data coco{files.year})"
-        )
-    return files
 
 
 @dataclass(frozen=True, slots=True)

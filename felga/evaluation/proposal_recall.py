@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 import felga
-from felga.corpus.coco import read_coco
+from felga.corpus.coco import coco_files, read_coco
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError, MissingError
-from felga.evaluation.benchmark import coco_files
 from felga.evaluation.results import commit, machine
 from felga.registry import make_regions
 from felga.types import Progress

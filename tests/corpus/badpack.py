@@ -1,4 +1,4 @@
-"""Every bad image that was ever met, written to a folder."""
+"""A folder of every kind of bad image that felga has met."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = (96, 64)
 
 
 def corners() -> Image.Image:
-    """Red top left, green top right, blue below: an orientation can be seen."""
+    """Red top left, green top right, blue below: the orientation is visible."""
     image = Image.new("RGB", SIZE, BLUE)
     image.paste(RED, (0, 0, 48, 32))
     image.paste(GREEN, (48, 0, 96, 32))
@@ -23,7 +23,7 @@ def corners() -> Image.Image:
 
 
 def _bomb(path: Path) -> None:
-    """A PNG whose header says 50,000 x 50,000 pixels."""
+    """A PNG whose header claims 50,000 x 50,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -38,7 +38,7 @@ def write_bad_pack(folder: Path) -> dict[str, str | None]:
     """Write the pack.
 
     Returns:
-        image id -> None for what must be read, or a part of the reason that it must be quarantined for.
+        image id -> None if it must be read, or part of the reason for which it must be quarantined.
     """
     folder.mkdir(parents=True, exist_ok=True)
     good = corners()
@@ -50,7 +50,7 @@ def write_bad_pack(folder: Path) -> dict[str, str | None]:
     (folder / "truncated.png").write_bytes(png[: len(png) * 2 // 3])
     (folder / "damaged.png").write_bytes(png[:60] + bytes(40) + png[100:])
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("this is no image")
+    (folder / "text.jpg").write_text("this is not an image")
     (folder / "page.png").write_text("<html><body>404</body></html>")
     _bomb(folder / "bomb.png")
     good.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
@@ -82,11 +82,11 @@ def write_bad_pack(folder: Path) -> dict[str, str | None]:
         "truncated.jpg": "truncated",
         "truncated.png": "cannot be decoded",
         "damaged.png": "cannot be",
-        "empty.jpg": "is no image",
-        "text.jpg": "is no image",
-        "page.png": "is no image",
+        "empty.jpg": "is empty",
+        "text.jpg": "is not an image",
+        "page.png": "is not an image",
         "bomb.png": "pixels",
-        "pipe.jpg": "no regular file",
+        "pipe.jpg": "not a regular file",
         "dangling.jpg": "cannot be read",
     }
     for path in folder.rglob("*"):

@@ -56,7 +56,7 @@ def test_a_subset_by_ids(coco):
     assert [p.image_id for p in listing.images] == ["9"]
     assert [t.text_id for t in listing.texts] == ["9#0", "9#1"]
     (coco / "ids.txt").write_text("9\n8\n")
-    with pytest.raises(BadInputError, match="1 of the ids asked for are not in captions.json, such as 8"):
+    with pytest.raises(BadInputError, match="1 of the requested ids are not in captions.json, such as '8'"):
         CocoCorpus(coco / "captions.json", coco / "val2017", ids=coco / "ids.txt").scan()
 
 
@@ -83,7 +83,7 @@ def test_what_is_not_there(coco):
         CocoCorpus(coco / "captions.json", coco / "gone")
     with pytest.raises(NotFoundError, match="name a COCO annotation json"):
         CocoCorpus(coco / "gone.json").scan()
-    with pytest.raises(BadInputError, match="wanted a COCO instances json"):
+    with pytest.raises(BadInputError, match="expected a COCO instances json"):
         read_instances(coco / "captions.json")
 
 

@@ -151,5 +151,5 @@ def test_no_program_is_started_for_a_image(tmp_path):
     """EPS would be given to Ghostscript, also under another name."""
     corners().save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
-    with pytest.raises(UnreadableImage, match="is no image"):
+    with pytest.raises(UnreadableImage, match="is not an image"):
         read_image(tmp_path / "a.jpg", "a")

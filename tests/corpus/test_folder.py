@@ -64,9 +64,9 @@ def test_metadata_as_imagefolder_has_it(folder):
     assert sorted(value for value in found.values() if value[0] is None) == [(None, "Alone.")]
     reasons = {item.item_id.rpartition(":")[2]: item.reason for item in listing.bad}
     assert set(reasons) == {"5", "6", "7", "8", "9"}
-    assert "'gone.png' is no image" in reasons["5"]
-    assert "wanted a string" in reasons["6"]
-    assert "no json" in reasons["7"]
+    assert "'gone.png' is not an image" in reasons["5"]
+    assert "expected a string" in reasons["6"]
+    assert "not json" in reasons["7"]
 
 
 def test_a_caption_that_is_no_utf8_costs_the_text_alone(folder):
@@ -94,8 +94,8 @@ def test_links_to_folders_are_not_followed(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(NotFoundError, match="is not there"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         FolderCorpus(tmp_path / "gone")
     (tmp_path / "file").touch()
-    with pytest.raises(BadInputError, match="wanted a folder"):
+    with pytest.raises(BadInputError, match="expected a folder"):
         FolderCorpus(tmp_path / "file")

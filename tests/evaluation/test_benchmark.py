@@ -110,7 +110,7 @@ def test_training_images_in_the_test_are_refused(coco, tmp_path):
 
 def test_missing_files_are_named(coco, tmp_path):
     with pytest.raises(
-        NotFoundError, match=r"captions_val2014.json, .*instances_val2014.json, .*val2014 not there"
+        NotFoundError, match=r"captions_val2014.json, .*instances_val2014.json, .*val2014 not found"
     ):
         bench_coco(coco, test_split="val2014", work=tmp_path)
     with pytest.raises(BadInputError, match="no split 'test2017'"):
