@@ -278,7 +278,7 @@ def pooling() -> list[str]:
 def installation() -> list[str]:
     """What the environment weighs."""
     found = load("environment")
-    lines = [
+    return [
         "## Installation",
         "",
         f"The environment after `make demo` and `make test`, on Linux x86-64 with Python {found['machine']['python']}, takes"
@@ -298,7 +298,6 @@ def installation() -> list[str]:
         + " MB.",
         "",
     ]
-    return lines
 
 
 def measured() -> list[str]:
