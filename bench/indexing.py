@@ -27,7 +27,7 @@ from felga.evaluation.results import commit, machine
 def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
     """Index ``count`` images with their captions, or run the plain loop over them; for a new process."""
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing.job import Options, index
+    from felga.indexing import Options, index
 
     with tempfile.TemporaryDirectory() as folder:
         chosen = Path(folder, "corpus")

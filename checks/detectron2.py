@@ -1,9 +1,9 @@
-"""Does the detectron2 proposer run on the real Detectron2, and find what Detectron2 finds? Random weights.
+"""Does the detectron2 proposer run on the real Detectron2 and propose its boxes? With random weights.
 
     python checks/detectron2.py --images FOLDER [--count 8]
 
-Full-size Mask R-CNN and RPN (ResNet-50 FPN) of the model zoo's configs; mayaku on the same checkpoint where
-it is installed. Detectron2 is not on PyPI: felga.proposals.detectron2 tells the line. Writes
+Runs the full-size Mask R-CNN and RPN (ResNet-50 FPN) of the model zoo, and mayaku on the same checkpoint if
+it is installed. Detectron2 is not on PyPI: felga.proposals.detectron2.INSTALL installs it. Writes
 checks/results/detectron2.json.
 """
 
@@ -36,7 +36,7 @@ RPN = "COCO-Detection/rpn_R_50_FPN_1x.yaml"
 
 
 def checkpoint(name: str, folder: Path) -> tuple[Any, str]:
-    """Detectron2's model of a config of the zoo with random weights, and the proposer's argument for it."""
+    """A model of the zoo with random weights, saved to ``folder``; the model and the proposer's argument."""
     import detectron2 as package
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
@@ -48,7 +48,7 @@ def checkpoint(name: str, folder: Path) -> tuple[Any, str]:
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     torch.manual_seed(SEED)
     model = build_model(config).eval()
-    # Without trained norms the activations of random layers grow and every score is 1.
+    # Without trained norms the activations of random layers explode and every score is 1.
     model.backbone.bottom_up.stem.conv1.weight.data *= 1e-3
     torch.save({"model": model.state_dict()}, folder / "model.pth")
     (folder / "config.yaml").write_text(config.dump())
@@ -56,7 +56,7 @@ def checkpoint(name: str, folder: Path) -> tuple[Any, str]:
 
 
 def plain(model: Any, image: DecodedImage) -> Any:
-    """What Detectron2's own predictor does with an image."""
+    """The output of Detectron2 for an image, as its DefaultPredictor computes it."""
     from detectron2.data import transforms as T
 
     pixels = np.ascontiguousarray(image.pixels[:, :, ::-1])
@@ -67,7 +67,7 @@ def plain(model: Any, image: DecodedImage) -> Any:
 
 
 def furthest(ours: list[list[Any]], theirs: list[torch.Tensor]) -> float:
-    """The largest distance in pixels of a box of ours from the nearest of theirs."""
+    """The largest distance, in pixels, of one of our boxes from the nearest of theirs."""
     worst = 0.0
     for regions, boxes in zip(ours, theirs, strict=True):
         for region in regions:
@@ -83,51 +83,51 @@ def overlap(a: Any, b: Any) -> float:
 
 
 def timed(proposer: Any, images: list[DecodedImage]) -> tuple[list[Any], float]:
-    """Its ten best boxes, and the median of seconds an image after the first."""
+    """The ten best boxes per image, and the median seconds per image after a warm-up."""
     proposer.propose(images[:1], 10)
-    found, seconds = [], []
+    ours, seconds = [], []
     for image in images:
         start = time.perf_counter()
-        found += proposer.propose([image], 10)
+        ours += proposer.propose([image], 10)
         seconds.append(time.perf_counter() - start)
-    return found, round(statistics.median(seconds), 3)
+    return ours, round(statistics.median(seconds), 3)
 
 
 def measure(images: list[DecodedImage], folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     model, argument = checkpoint(MASK, folder / "mask")
-    found, seconds = timed(detectron2(argument, device="cpu"), images)
+    ours, seconds = timed(detectron2(argument, device="cpu"), images)
     theirs = [plain(model, image)["instances"].pred_boxes.tensor for image in images]
     result["mask_rcnn_instances"] = {
         "config": MASK,
-        "seconds_a_image": seconds,
-        "regions_a_image": sum(map(len, found)) / len(found),
-        "px_from_detectron2": furthest(found, theirs),
+        "seconds_per_image": seconds,
+        "regions_per_image": sum(map(len, ours)) / len(ours),
+        "px_from_detectron2": furthest(ours, theirs),
     }
     rpn, seconds = timed(detectron2(f"{argument}#rpn", device="cpu"), images)
     result["mask_rcnn_rpn"] = {
-        "seconds_a_image": seconds,
-        "regions_a_image": sum(map(len, rpn)) / len(rpn),
+        "seconds_per_image": seconds,
+        "regions_per_image": sum(map(len, rpn)) / len(rpn),
     }
     if importlib.util.find_spec("mayaku"):
         other, seconds = timed(mayaku(argument, device="cpu"), images)
-        best = [max(overlap(a, b) for b in two) for one, two in zip(found, other, strict=True) for a in one]
+        best = [max(overlap(a, b) for b in two) for one, two in zip(ours, other, strict=True) for a in one]
         result["mask_rcnn_instances_by_mayaku"] = {
-            "seconds_a_image": seconds,
+            "seconds_per_image": seconds,
             "overlap_with_detectron2_median": round(statistics.median(best), 4),
             "overlap_with_detectron2_mean": round(statistics.mean(best), 4),
             "best_box_overlap_min": round(
-                min(overlap(a[0], b[0]) for a, b in zip(found, other, strict=True)), 4
+                min(overlap(a[0], b[0]) for a, b in zip(ours, other, strict=True)), 4
             ),
         }
     model, argument = checkpoint(RPN, folder / "rpn")
-    found, seconds = timed(detectron2(argument, device="cpu"), images)
+    ours, seconds = timed(detectron2(argument, device="cpu"), images)
     theirs = [plain(model, image)["proposals"].proposal_boxes.tensor for image in images]
     result["rpn"] = {
         "config": RPN,
-        "seconds_a_image": seconds,
-        "regions_a_image": sum(map(len, found)) / len(found),
-        "px_from_detectron2": furthest(found, theirs),
+        "seconds_per_image": seconds,
+        "regions_per_image": sum(map(len, ours)) / len(ours),
+        "px_from_detectron2": furthest(ours, theirs),
     }
     return result
 
@@ -144,11 +144,11 @@ def machine() -> dict[str, Any]:
 
 
 def read(folder: Path, count: int) -> list[DecodedImage]:
-    found = []
+    images = []
     for path in sorted(folder.glob("*.jpg"))[:count]:
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        found.append(DecodedImage(path.stem, pixels, pixels.shape[1], pixels.shape[0]))
-    return found
+        images.append(DecodedImage(path.stem, pixels, pixels.shape[1], pixels.shape[0]))
+    return images
 
 
 def main() -> None:

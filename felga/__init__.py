@@ -7,16 +7,32 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "FelgaError", "__version__", "index"]
+__all__ = ["Engine", "FelgaError", "Options", "__version__", "index"]
 
-_LAZY = {"Engine": "felga.engine", "FelgaError": "felga.errors", "index": "felga.indexing.job"}
+if TYPE_CHECKING:
+    from felga.engine import Engine
+    from felga.errors import FelgaError
+    from felga.indexing.job import index
+    from felga.indexing.options import Options
+
+_HOMES = {
+    "Engine": "felga.engine",
+    "FelgaError": "felga.errors",
+    "Options": "felga.indexing.options",
+    "index": "felga.indexing.job",
+}
 
 
 def __getattr__(name: str) -> Any:  # `import felga` loads neither torch nor faiss
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'felga' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

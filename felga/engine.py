@@ -1,201 +1,272 @@
-"""The engine: open an index, search images by words, assign sentences to parts of images.
-
-The only place that wires store, indexes, encoder and FENet together.
-"""
+"""The engine: open an index, search images by words, assign sentences to parts of images."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from felga.corpus.decode import read_image
 from felga.errors import BadIndexError, BadInputError, NotFoundError
+from felga.files import canonical, shown, to_json
+from felga.models.cache import VectorCache
+from felga.proposals.inflection import singular
 from felga.registry import make_encoder
-from felga.search.flat import FragmentIndex
 from felga.search.owners import Owner, best_owners
-from felga.store.manifest import HASHED_AT_OPEN, Manifest, TableEntry, damaged, differences, read_manifest
-from felga.store.tables import Owners
-from felga.types import Box, Encoder, ImageHit, RegionHit, Rows, TextHit, Vectors
+from felga.store.manifest import Manifest, differences
+from felga.store.stored import StoredIndex
+from felga.store.tables import OwnerTable
+from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, RegionHit, TextHit, Vectors
 
 if TYPE_CHECKING:
-    from felga.fenet.checkpoint import Checkpoint
+    from PIL.Image import Image
+
+ImageSource: TypeAlias = "str | Path | Image | npt.NDArray[np.uint8]"
+"""A file, a PIL image (EXIF orientation is applied), or (h, w, 3) uint8 RGB pixels."""
 
 
 class Engine:
-    """An index that is open for reading. It stays as it was when it was opened, also while it is written."""
+    """An index open for reading.
+
+    It keeps the state in which it was opened, however often the index is updated meanwhile. Every method
+    may be called from several threads. Use it as a context manager, or :meth:`close` it, to let a writer
+    remove files that only this state needs.
+    """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, *, device: str = "auto", root: Path | None = None
+        self,
+        index: StoredIndex,
+        *,
+        encoder: Encoder | None = None,
+        device: str = "auto",
+        root: str | Path | None = None,
     ) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self.root = root or Path(manifest.corpus["root"])
+        """As :meth:`open`, of an index that is open already."""
+        self.index = index
+        self.root = Path(root) if root is not None else Path(index.manifest.corpus.root)
         self._device = device
-        self._images = Owners(folder / "images.lance", manifest.images.version)
-        self._texts = Owners(folder / "texts.lance", manifest.texts.version)
-        self._regions = self._open(manifest.images)
-        self._keywords = self._open(manifest.texts)
+        self._lock = threading.RLock()
+        self._cache = VectorCache()
+        self._encoder: Encoder | None = None
+        self._lazy: dict[str, Any] = {}
+        if encoder is not None:
+            self._encoder = self._checked(encoder)
 
     @classmethod
-    def open(cls, folder: str | Path, *, device: str = "auto", root: str | Path | None = None) -> Engine:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        root: str | Path | None = None,
+        encoder: Encoder | str | None = None,
+    ) -> Engine:
         """Open an index.
 
         Args:
             folder: what ``felga index --out`` wrote.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for the queries.
             root: where the images are now, if they were moved; None: where they were indexed.
+            encoder: an encoder, or the name of one, which may then fetch its weights from a hub. None: the
+                one that the index names, with weights that are on this machine.
 
         Raises:
             NotFoundError: there is no index.
-            BadIndexError: it is damaged, or of a format that this felga does not read.
+            BadIndexError: it is damaged, of a format that this felga does not read, or of another encoder.
         """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
-        if found := damaged(folder, manifest, hash_up_to=HASHED_AT_OPEN):
-            newer = read_manifest(folder)
-            if newer == manifest:
-                raise BadIndexError(
-                    f"{folder} is damaged ({'; '.join(found[:3])}): remove it and index again"
-                )
-            manifest = newer  # a writer was done in between, and removed what the older state needed
-        return cls(folder, manifest, device=device, root=Path(root) if root is not None else None)
+        if isinstance(encoder, str):
+            encoder = make_encoder(encoder, device=device)
+        return cls(StoredIndex.open(folder, device=device), encoder=encoder, device=device, root=root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the index."""
+        self.index.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The contract of the index."""
+        return self.index.manifest
 
     def search(self, query: str, k: int = 10, *, regions: int = 1, whole: bool = True) -> list[ImageHit]:
-        """Object discovery: the ``k`` images whose best region fits a word or phrase best. Exact.
+        """Object discovery: the ``k`` images whose best region matches a word or phrase best. Exact.
+
+        Ties go to the image whose next-best regions score higher, then to the one indexed first.
 
         Args:
-            regions: boxes for each hit, its best ones.
-            whole: the whole image counts as a region too.
+            regions: boxes per hit, the best ones.
+            whole: the whole image counts as a region.
+
+        Raises:
+            BadInputError: the query is empty, or ``k`` or ``regions`` is below 1.
 
         >>> engine.search("boat", k=3)[0].regions[0].box  # doctest: +SKIP
         (12.0, 80.5, 201.0, 160.0)
         """
+        if not isinstance(query, str):
+            raise BadInputError(f"a query is a string, got {type(query).__name__}; search_all takes several")
         return self.search_all([query], k, regions=regions, whole=whole)[0]
 
     def search_all(
         self, queries: Sequence[str], k: int = 10, *, regions: int = 1, whole: bool = True
     ) -> list[list[ImageHit]]:
         """:meth:`search` for several queries at once."""
-        if any(not query.strip() for query in queries):
-            raise BadInputError("a query is empty: say a word or a phrase")
-        return self._image_hits(self._embed(self.encoder.encode_texts(queries)), k, regions, whole)
+        if isinstance(queries, str):
+            raise BadInputError("search_all takes a list of queries, got one string: use search")
+        for query in queries:
+            if not isinstance(query, str) or not query.strip():
+                raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
+        return self._image_hits(self._text_vectors(queries), k, regions, whole)
 
     def search_image(
-        self, path: str | Path, box: Box | None = None, k: int = 10, *, regions: int = 1, whole: bool = True
+        self,
+        image: ImageSource,
+        box: Box | None = None,
+        k: int = 10,
+        *,
+        regions: int = 1,
+        whole: bool = True,
     ) -> list[ImageHit]:
         """The images whose best region looks most like an image, or like the part of it in ``box``."""
-        return self._image_hits(self._look(Path(path), box), k, regions, whole)[0]
+        return self._image_hits(self._image_vector(image, box), k, regions, whole)[0]
 
-    def assign(self, path: str | Path, box: Box | None = None, k: int = 10) -> list[TextHit]:
-        """Description assignment: the ``k`` texts whose best keyword fits an image best. Exact.
+    def assign(self, image: ImageSource, box: Box | None = None, k: int = 10) -> list[TextHit]:
+        """Description assignment: the ``k`` texts whose best keyword matches an image best. Exact.
+
+        Ties go to the text whose next-best keywords score higher, then to the one indexed first; singular
+        and plural of a word count once.
 
         Args:
-            path: a crop, or with ``box`` the image that it is a part of.
+            image: a crop, or with ``box`` the image that it is a part of.
             box: ``x1, y1, x2, y2`` in pixels of the upright image.
-        """
-        return self._text_hits(self._look(Path(path), box), k)[0]
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The encoder that the index was made with.
 
         Raises:
-            BadIndexError: the one that is installed here has other weights or preprocessing.
+            NotFoundError: there is no such file.
+            BadInputError: the index has no texts, the image is unreadable, the box lies outside it, or ``k``
+                is below 1.
         """
-        made_with = self.manifest.contract["encoder"]
-        encoder = make_encoder(made_with["name"], device=self._device, pooling=made_with.get("pooling"))
-        if differ := differences(made_with, dict(encoder.identity())):
+        if not self.manifest.texts.owners:
+            raise BadInputError(
+                f"{shown(self.index.folder)} holds no captions: put them in NAME.txt beside NAME.jpg, or in "
+                "metadata.jsonl, and run `felga index` again"
+            )
+        return self._text_hits(self._image_vector(image, box), k)[0]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that the index was built with; it never fetches weights from a hub.
+
+        Raises:
+            BadIndexError: the one installed here has other weights or preprocessing.
+            MissingError: its package or its weights are not on this machine.
+        """
+        with self._lock:
+            if self._encoder is None:
+                from felga.models.weights import offline
+
+                identity = self.manifest.contract.encoder
+                try:
+                    with offline():  # the name may come from a stranger's manifest
+                        encoder = make_encoder(
+                            identity["name"], device=self._device, pooling=identity.get("pooling")
+                        )
+                except BadInputError as error:
+                    raise BadIndexError(
+                        f"{shown(self.index.folder)} was built with the encoder {identity['name']!r}, which "
+                        f"is not available here ({error}): install the package that provides it"
+                    ) from error
+                self._encoder = self._checked(encoder)
+            return self._encoder
+
+    def _checked(self, encoder: Encoder) -> Encoder:
+        expected = self.manifest.contract.encoder
+        if differ := differences(canonical(dict(encoder.identity())), expected):
             raise BadIndexError(
-                f"{self.folder} was made with another {made_with['name']} than is here "
-                f"({'; '.join(differ)}): "
-                "bring that one back, or index again"
+                f"{shown(self.index.folder)} was built with a different {expected['name']} than the one here "
+                f"({'; '.join(differ)}): install that one, or index again"
             )
         return encoder
 
-    def _open(self, entry: TableEntry) -> FragmentIndex:
-        paths = [self.folder / name for name in entry.indexes]
-        return FragmentIndex(paths, self.manifest.dim, entry.fragments)
-
-    @cached_property
-    def _image_offsets(self) -> Rows:
-        return self._images.offsets()
-
-    @cached_property
-    def _text_offsets(self) -> Rows:
-        return self._texts.offsets()
-
-    @cached_property
-    def _parts(self) -> npt.NDArray[np.bool_]:
-        """(regions,) bool: which regions are not the whole image."""
-        flags = [
-            np.asarray(batch.column("whole").flatten()) for batch in self._images.batches(["whole"], 8192)
+    def _text_vectors(self, queries: Sequence[str]) -> Vectors:
+        """(q, dim) of texts, as the searchers hold them; vectors of earlier queries come from a cache."""
+        fenet = self.manifest.fenet.sha256 if self.manifest.fenet else None
+        made_by = to_json([self.manifest.contract.encoder, fenet])
+        keys = [
+            hashlib.sha256(f"{made_by}\n{query}".encode("utf-8", "replace")).hexdigest() for query in queries
         ]
-        return ~np.concatenate([np.empty(0, bool), *flags]).astype(bool)
+        found = self._cache.get(keys)
+        missing = [
+            at for at, vector in enumerate(found) if vector is None or vector.shape != (self.manifest.dim,)
+        ]
+        if missing:
+            vectors = self.index.transform(self.encoder.encode_texts([queries[at] for at in missing]))
+            self._cache.put([keys[at] for at in missing], vectors)
+            for at, vector in zip(missing, vectors, strict=True):
+                found[at] = vector
+        return np.array(found, np.float32).reshape(len(queries), self.manifest.dim)
 
-    def _embed(self, vectors: Vectors) -> Vectors:
-        """Raw vectors as the FAISS files hold them: through the FENet, if the index has one."""
-        if self._fenet is None:
-            return vectors
-        return self._fenet.apply(vectors)
-
-    @cached_property
-    def _fenet(self) -> Checkpoint | None:
-        if self.manifest.fenet is None:
-            return None
-        from felga.fenet.checkpoint import load_fenet
-
-        encoder = self.manifest.contract["encoder"]
-        return load_fenet(
-            self.folder / self.manifest.fenet["file"], encoder=encoder["name"], identity=encoder
-        )
-
-    def _look(self, path: Path, box: Box | None) -> Vectors:
-        """(1, dim): an image, or a part of it."""
-        if not path.exists():
-            raise NotFoundError(f"{path} is not there: name an image")
-        image = read_image(path, path.name)
-        part = image.whole if box is None else _inside(box, image.whole, path)
-        return self._embed(self.encoder.encode_regions([image], [np.array([part], np.float32)])[0])
+    def _image_vector(self, image: ImageSource, box: Box | None) -> Vectors:
+        """(1, dim) of an image, or of a part of it."""
+        decoded = _decoded(image)
+        part = decoded.whole if box is None else _inside(box, decoded)
+        (raw,) = self.encoder.encode_regions([decoded], [np.array([part], np.float32)])
+        return self.index.transform(raw)
 
     def _image_hits(self, queries: Vectors, k: int, regions: int, whole: bool) -> list[list[ImageHit]]:
-        if k < 1 or regions < 1:
-            raise BadInputError(f"k is {k} and regions is {regions}: both are wanted at least 1")
-        allowed = None if whole else self._parts
-        found = best_owners(self._regions, self._image_offsets, queries, k, allowed)
-        rows = self._take(self._images, found, ["image_id", "path", "boxes", "whole"])
+        _at_least_one(k=k, regions=regions)
+        allowed = None if whole else self._once("parts", self._parts)
+        offsets = self._once("image offsets", self.index.images.offsets)
+        found = best_owners(self.index.regions, offsets, queries, k, allowed)
+        rows = _take(self.index.images, found, ["image_id", "path", "boxes", "whole", "labels"])
         return [
             [
-                ImageHit(
-                    rank,
-                    rows[owner.position]["image_id"],
-                    os.path.join(os.fspath(self.root), os.fsdecode(rows[owner.position]["path"])),
-                    owner.score,
-                    tuple(
-                        RegionHit(
-                            tuple(float(x) for x in rows[owner.position]["boxes"][i]),  # type: ignore[arg-type]
-                            float(owner.scores[i]),
-                            rows[owner.position]["whole"][i],
-                        )
-                        for i in np.argsort(-owner.scores, kind="stable")[:regions]
-                        if owner.scores[i] > -np.inf
-                    ),
-                )
+                self._image_hit(rank, owner, rows[owner.position], regions)
                 for rank, owner in enumerate(hits, 1)
             ]
             for hits in found
         ]
 
+    def _image_hit(self, rank: int, owner: Owner, row: dict[str, Any], regions: int) -> ImageHit:
+        best = [at for at in np.argsort(-owner.scores, kind="stable")[:regions] if owner.scores[at] > -np.inf]
+        return ImageHit(
+            rank,
+            row["image_id"],
+            os.path.join(os.fspath(self.root), os.fsdecode(row["path"])),
+            owner.score,
+            tuple(
+                RegionHit(
+                    (row["boxes"][at][0], row["boxes"][at][1], row["boxes"][at][2], row["boxes"][at][3]),
+                    float(owner.scores[at]),
+                    row["whole"][at],
+                    row["labels"][at],
+                )
+                for at in best
+            ),
+        )
+
     def _text_hits(self, queries: Vectors, k: int) -> list[list[TextHit]]:
-        if k < 1:
-            raise BadInputError(f"k is {k}, wanted at least 1")
-        found = best_owners(self._keywords, self._text_offsets, queries, k)
-        rows = self._take(self._texts, found, ["text_id", "text", "keywords", "starts", "ends"])
+        _at_least_one(k=k)
+        offsets = self._once("text offsets", self.index.texts.offsets)
+
+        def concepts(position: int) -> list[str]:
+            (row,) = self.index.texts.take([position], ["keywords"])
+            return [singular(keyword) for keyword in row["keywords"]]
+
+        found = best_owners(self.index.keywords, offsets, queries, k, concepts=concepts)
+        rows = _take(self.index.texts, found, ["text_id", "text", "keywords", "starts", "ends"])
         return [
             [
                 TextHit(
@@ -211,20 +282,58 @@ class Engine:
             for hits in found
         ]
 
-    @staticmethod
-    def _take(
-        table: Owners, found: Sequence[Sequence[Owner]], columns: Sequence[str]
-    ) -> dict[int, dict[str, Any]]:
-        positions = sorted({owner.position for hits in found for owner in hits})
-        return dict(zip(positions, table.take(positions, columns), strict=True))
+    def _parts(self) -> Flags:
+        """(regions,) bool: which regions are not the whole image."""
+        flags = [
+            np.asarray(batch.column("whole").flatten())
+            for batch in self.index.images.batches(["whole"], 8192)
+        ]
+        return ~np.concatenate([np.empty(0, bool), *flags]).astype(bool)
+
+    def _once(self, name: str, make: Any) -> Any:
+        """What ``make`` returned when it was first asked for."""
+        with self._lock:
+            if name not in self._lazy:
+                self._lazy[name] = make()
+            return self._lazy[name]
 
 
-def _inside(box: Box, whole: Box, path: Path) -> Box:
-    """``box`` cut to the image; refused where nothing is left."""
-    x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], whole[2]), min(box[3], whole[3])
-    if not (x2 > x1 and y2 > y1):
+def _take(
+    table: OwnerTable, found: Sequence[Sequence[Owner]], columns: Sequence[str]
+) -> dict[int, dict[str, Any]]:
+    positions = sorted({owner.position for hits in found for owner in hits})
+    return dict(zip(positions, table.take(positions, columns), strict=True))
+
+
+def _decoded(image: ImageSource) -> DecodedImage:
+    from felga.corpus.decode import from_pil, from_pixels, read_image
+
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if not path.exists():
+            raise NotFoundError(f"{shown(path)} does not exist: name an image")
+        return read_image(path, shown(path.name))
+    if isinstance(image, np.ndarray):
+        return from_pixels(image, "array")
+    return from_pil(image, "image")
+
+
+def _inside(box: Box, image: DecodedImage) -> Box:
+    """``box`` clipped to the image; refused where nothing is left."""
+    try:
+        x1, y1, x2, y2 = (float(value) for value in box)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"a box is four numbers x1, y1, x2, y2, got {box!r}") from error
+    clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(image.width)), min(y2, float(image.height))
+    if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
         raise BadInputError(
-            f"the box {','.join(f'{x:g}' for x in box)} holds no pixel of {path.name}, "
-            f"which is {whole[2]:g}x{whole[3]:g}: wanted x1,y1,x2,y2 with x1 < x2 and y1 < y2"
+            f"the box {x1:g},{y1:g},{x2:g},{y2:g} covers no pixel of {image.image_id}, which is "
+            f"{image.width}x{image.height}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2"
         )
-    return x1, y1, x2, y2
+    return clipped
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise BadInputError(f"{name} must be at least 1, got {value}")

@@ -52,3 +52,9 @@ class DivergedError(FelgaError):
     """A training met a loss that is not a number."""
 
     exit_code = 7
+
+
+class StorageError(FelgaError):
+    """An index or a result cannot be written: disk full, read-only, no permission."""
+
+    exit_code = 8

@@ -1,12 +1,38 @@
-"""Files that are whole or not there, and their fingerprints."""
+"""Files: written whole or not at all, read without surprises, fingerprinted; json that is always UTF-8."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from felga.errors import FelgaError, StorageError
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EFBIG: "a file would exceed the size limit",
+    errno.EIO: "the disk reports an error",
+}
+_STORAGE_TEXT = {  # libraries that report the system's error in words alone
+    r"No space left on device|os error 28\b": errno.ENOSPC,
+    r"[Qq]uota exceeded|os error 122\b": errno.EDQUOT,
+    r"Read-only file system|os error 30\b": errno.EROFS,
+    r"Permission denied|os error 13\b": errno.EACCES,
+    r"Operation not permitted|os error 1\b": errno.EPERM,
+    r"File too large|os error 27\b": errno.EFBIG,
+    r"Input/output error|os error 5\b": errno.EIO,
+}
 
 
 def sha256_file(path: Path) -> str:
@@ -15,10 +41,34 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a regular file; never blocks on a pipe or a device.
+
+    Args:
+        limit: the largest size accepted, in bytes.
+
+    Raises:
+        OSError: the file cannot be read, is not regular, or exceeds ``limit``.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"{found.st_size} bytes exceed the limit of {limit}", str(path))
+        return file.read(found.st_size)  # bounded: some files of /proc look regular and never end
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    """Write ``data`` so that a reader, or a crash, sees either the old file or the new one.
+
+    Raises:
+        OSError: the file cannot be written; the old one is intact.
+    """
+    part = part_of(path)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(handle, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -26,8 +76,26 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def part_of(path: Path) -> Path:
+    """The name under which ``path`` is written before it is renamed; whatever was there is removed.
+
+    Removing it first matters: a link planted under that name must not lead the write elsewhere.
+    """
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    return part
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a finished file its name: synced to disk, then renamed."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` last a loss of power (POSIX; elsewhere there is nothing to call)."""
+    """Make renames inside ``folder`` survive a loss of power (POSIX; a no-op elsewhere)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -36,6 +104,45 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder or missing permission into one sentence.
+
+    Raises:
+        StorageError: for any such error of the system, Lance or FAISS; other errors pass.
+    """
+    try:
+        yield
+    except FelgaError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = storage_reason(error)
+        if reason is None:
+            raise
+        raise StorageError(
+            f"{shown(folder)} cannot be written: {reason}; nothing was lost, run again"
+        ) from error
+
+
+def storage_reason(error: BaseException) -> str | None:
+    """What is wrong with the disk or its permissions, if that is what the error is about."""
+    code = getattr(error, "errno", None)
+    if code not in _STORAGE:
+        code = next((code for words, code in _STORAGE_TEXT.items() if re.search(words, str(error))), None)
+    return _STORAGE.get(code) if code is not None else None
+
+
+def shown(path: str | bytes | os.PathLike[str]) -> str:
+    r"""A path as text that any terminal and any json reader accepts: undecodable bytes as ``\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Json with sorted keys: equal values have equal text."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
+    """Json with sorted keys, so that equal values have equal text; lone surrogates are escaped."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def canonical(value: Any) -> Any:
+    """``value`` as it would come back from json: tuples become lists, keys become strings."""
+    return json.loads(to_json(value))

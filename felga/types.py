@@ -1,7 +1,7 @@
-"""The words of felga: region, keyword, fragment, box, owner, score, and the protocols of its parts.
+"""The vocabulary of felga: region, keyword, fragment, box, owner, score; and the protocols of its parts.
 
-A *fragment* is a region of an image or a keyword of a text. Its *owner* is that image or text. Boxes
-are absolute ``x1, y1, x2, y2`` pixels of the upright (EXIF-turned) original image, everywhere.
+A *fragment* is a region of an image or a keyword of a text. Its *owner* is that image or text. Boxes are
+absolute ``x1, y1, x2, y2`` pixels of the upright (EXIF-rotated) original image, everywhere.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Transform: TypeAlias = Callable[[Vectors], Vectors]
-"""Unit vectors (n, dim) to unit vectors (n, dim'): what a FENet does."""
+"""Unit vectors (n, dim) to unit vectors (n, dim'), such as a FENet computes."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, called as work proceeds; ``stage`` names what is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """One decoded image, upright.
+    """A decoded image, upright.
 
     Attributes:
-        image_id: the name that its corpus gives it.
-        pixels: (h, w, 3) uint8 RGB; a very large image is reduced when it is decoded, so ``(w, h)``
-            may be less than ``(width, height)``.
-        width, height: pixels of the upright original; every box refers to these.
+        image_id: its id in the corpus.
+        pixels: (h, w, 3) uint8 RGB. Very large images are downscaled while decoding, so ``(w, h)`` may be
+            smaller than ``(width, height)``.
+        width, height: size of the upright original in pixels; every box refers to these.
     """
 
     image_id: str
@@ -47,7 +47,7 @@ class DecodedImage:
     height: int
 
     def in_pixels(self, boxes: Boxes) -> Boxes:
-        """``boxes`` (n, 4) of the original, scaled to :attr:`pixels`."""
+        """Boxes (n, 4) of the original, scaled to :attr:`pixels`."""
         height, width = self.pixels.shape[:2]
         scale = np.array([width / self.width, height / self.height] * 2, np.float32)
         return np.asarray(boxes, np.float32).reshape(-1, 4) * scale
@@ -60,7 +60,12 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A proposed part of an image: a box and the proposer's own score (bigger is better)."""
+    """A proposed part of an image: a box and the proposer's score (bigger is better).
+
+    Attributes:
+        whole: the region is the whole image.
+        label: the class assigned by the detector, if the proposer has classes.
+    """
 
     box: Box
     score: float
@@ -70,10 +75,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """A proposed part of a text: ``text[span[0]:span[1]]`` reads it, but for its case.
+    """A proposed part of a text; ``text[span[0]:span[1]]`` is the keyword, up to case.
 
-    A phrase whose words do not stand side by side in the text (a stop word between them) has the span
-    from its first word to its last.
+    If the words of a phrase are not adjacent (a stop word in between), the span runs from the first word
+    to the last.
     """
 
     text: str
@@ -83,16 +88,21 @@ class Keyword:
 
 @dataclass(frozen=True, slots=True)
 class RegionHit:
-    """A region of an image that was found, with its score for the query."""
+    """A region of an image with its score for the query.
+
+    Attributes:
+        label: the class assigned by the detector, if the proposer has classes.
+    """
 
     box: Box
     score: float
     whole: bool = False
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHit:
-    """An image that was found; its score is that of ``regions[0]``, its best region."""
+    """A matching image; its score is that of ``regions[0]``, its best region."""
 
     rank: int
     image_id: str
@@ -103,7 +113,7 @@ class ImageHit:
 
 @dataclass(frozen=True, slots=True)
 class TextHit:
-    """A text that was found; its score is that of ``keyword``, its best keyword."""
+    """A matching text; its score is that of ``keyword``, its best keyword."""
 
     rank: int
     text_id: str
@@ -115,57 +125,74 @@ class TextHit:
 
 @runtime_checkable
 class RegionProposer(Protocol):
-    """Proposes regions: class-agnostic, best first."""
+    """Proposes regions, class-agnostic, best first. Every method may be called from several threads."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name under which it can be made again."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
-        """What makes two runs propose the same: json values, weights by their sha256."""
+        """Everything that decides its output: json values, weights by sha256, a ``version`` of its code."""
         ...
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
-        """For each image at most ``top`` regions, best first, never the whole image.
+        """At most ``top`` regions per image, best first, never the whole image.
 
-        Deterministic: the same image has the same regions, whatever else is in the call. May be
-        called from several threads.
+        Deterministic: an image gets the same regions whatever else is in the call.
         """
         ...
 
 
 @runtime_checkable
 class KeywordProposer(Protocol):
-    """Proposes keywords: the words or phrases that a text is about, best first."""
+    """Proposes keywords: the words or phrases a text is about. Every method may be called from several
+    threads."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name under which it can be made again."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
-        """What makes two runs propose the same: json values, weights by their sha256."""
+        """Everything that decides its output: json values, weights by sha256, a ``version`` of its code."""
         ...
 
     def propose(self, texts: Sequence[str], top: int) -> list[list[Keyword]]:
-        """For each text at most ``top`` keywords, best first, no two alike."""
+        """At most ``top`` distinct keywords per text, best first."""
         ...
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen vision-language model: regions and texts as unit vectors of one space.
+    """A frozen vision-language model: regions and texts as unit vectors in one space.
 
-    A tower is loaded when it is first used, so that a search by a word never loads the visual one.
+    A tower is loaded on first use, so that a text query never loads the visual one. Every method may be
+    called from several threads.
     """
 
-    name: str
-    dim: int
+    @property
+    def name(self) -> str:
+        """The name under which it can be made again."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+        ...
 
     def identity(self) -> Mapping[str, Any]:
-        """What makes two vectors comparable: ``name``, ``dim``, ``weights`` by sha256, ``preprocessing``,
-        and ``pooling`` where there is a choice (it reaches the factory again). Json values."""
+        """What makes two vectors comparable, as json values.
+
+        ``name``, ``dim``, ``weights`` (sha256), ``preprocessing``; ``pooling`` where there is a choice (it
+        is passed to the factory again); ``version`` where felga's own code decides the vectors.
+        """
         ...
 
     def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Unit vectors of regions; ``boxes[i]`` (n_i, 4) of ``images[i]`` give (n_i, dim) float32.
+        """Unit vectors of regions: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
 
-        A crop of an image is that image with a box; the whole image is :attr:`Image.whole`.
+        The whole image is the region :attr:`DecodedImage.whole`.
         """
         ...
 

@@ -16,6 +16,14 @@ TOY = '''
 import hashlib
 import numpy as np
 
+calls = []       # what was encoded or proposed, in order
+hook = None      # called with "regions" or "keywords" before each
+
+def note(what, count):
+    calls.append((what, count))
+    if hook is not None:
+        hook(what)
+
 class Toy:
     name, dim = "toy", 8
     def __init__(self, weights):
@@ -24,6 +32,7 @@ class Toy:
     def identity(self):
         return {"name": self.name, "dim": self.dim, "weights": self.weights, "preprocessing": {}}
     def encode_regions(self, images, boxes):
+        note("regions", sum(map(len, boxes)))
         out = []
         for image, rows in zip(images, boxes):
             vectors = np.ones((len(rows), self.dim), np.float32)
@@ -45,6 +54,7 @@ class Words:
     def propose(self, texts, top):
         from felga.types import Keyword
         import re
+        note("keywords", len(texts))
         found = []
         for text in texts:
             words = {}
@@ -96,7 +106,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     """The demo corpus indexed by conse: (index folder, DemoCorpus). Not to be written to."""
     from felga.corpus.demo import write_demo
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing.job import Options, index
+    from felga.indexing import Options, index
 
     base = tmp_path_factory.mktemp("demo")
     made = write_demo(base / "corpus")

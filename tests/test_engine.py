@@ -13,8 +13,9 @@ from felga import Engine
 from felga.corpus.decode import read_image
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.registry import make_encoder
-from felga.store.manifest import read_manifest
-from felga.store.tables import Owners, flat
+from felga.store.manifest import read_manifest, signed
+from felga.store.schema import flat
+from felga.store.stored import StoredIndex
 from felga.store.verify import verify
 
 
@@ -46,7 +47,7 @@ def test_what_is_searched_is_found(engine, demo):
 def test_scores_are_the_cosines_of_the_store(engine, demo):
     """Against every raw vector, one by one."""
     query = engine.encoder.encode_texts(["cat"])[0]
-    table = Owners(demo[0] / "images.lance", engine.manifest.images.version)
+    table = engine.index.images
     wanted = []
     for row in table.read(["image_id", "boxes", "vectors"]).to_pylist():
         scores = [float(np.dot(np.float64(vector), query)) for vector in row["vectors"]]
@@ -101,10 +102,10 @@ def test_a_image_finds_itself(engine, demo):
 def test_bad_questions(engine, demo):
     path = demo[1].folder / "scene-03.png"
     for bad, match in (
-        (lambda: engine.search("  "), "query is empty"),
-        (lambda: engine.search("cat", k=0), "k is 0"),
-        (lambda: engine.assign(path, (700, 0, 800, 50)), "holds no pixel of scene-03.png, which is 640x480"),
-        (lambda: engine.assign(path, (9, 9, 9, 50)), "holds no pixel"),
+        (lambda: engine.search("  "), "a query must be a word"),
+        (lambda: engine.search("cat", k=0), "k must be at least 1"),
+        (lambda: engine.assign(path, (700, 0, 800, 50)), "covers no pixel of scene-03.png, which is 640x480"),
+        (lambda: engine.assign(path, (9, 9, 9, 50)), "covers no pixel"),
         (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is no image"),
     ):
         with pytest.raises(BadInputError, match=match):
@@ -151,12 +152,12 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
     from felga.files import sha256_file
 
     manifest = json.loads((demo_copy / "manifest.json").read_bytes())
-    (name,) = manifest["images"]["indexes"]
+    (name,) = manifest["images"]["pieces"]
     data = bytearray((demo_copy / name).read_bytes())
     data[-4:] = np.float32(0.5).tobytes()
     (demo_copy / name).write_bytes(data)
     manifest["files"][name]["sha256"] = sha256_file(demo_copy / name)
-    (demo_copy / "manifest.json").write_text(json.dumps(manifest))
+    (demo_copy / "manifest.json").write_text(json.dumps(signed(manifest)))
     (line,) = verify(demo_copy)[1]
     assert "other vectors than images.lance" in line
 
@@ -164,20 +165,20 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 1"),
+        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 2"),
         (lambda m: {**m, "format": "other"}, "is not the manifest of a felga index"),
-        (lambda m: {k: v for k, v in m.items() if k != "dim"}, "lacks or exceeds a field"),
-        (lambda m: {**m, "more": 1}, "lacks or exceeds a field"),
-        (lambda m: {**m, "images": {**m["images"], "version": 999}}, "cannot be read at version 999"),
+        (lambda m: {k: v for k, v in m.items() if k != "dim"}, "has missing or unknown fields"),
+        (lambda m: {**m, "more": 1}, "has missing or unknown fields"),
+        (lambda m: {**m, "images": {**m["images"], "version": 999}}, "is damaged or incomplete"),
     ],
 )
 def test_other_manifests_are_refused(demo_copy, change, match):
     path = demo_copy / "manifest.json"
-    path.write_text(json.dumps(change(json.loads(path.read_bytes()))))
+    path.write_text(json.dumps(signed(change(json.loads(path.read_bytes())))))
     with pytest.raises(BadIndexError, match=match):
         Engine.open(demo_copy)
     path.write_text("{")
-    with pytest.raises(BadIndexError, match="cannot be read as json"):
+    with pytest.raises(BadIndexError, match="not readable as json"):
         Engine.open(demo_copy)
 
 
@@ -185,15 +186,15 @@ def test_other_weights_are_refused_when_they_are_needed(demo_copy):
     path = demo_copy / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest["contract"]["encoder"]["weights"]["minilm"] = "0" * 64
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(BadIndexError, match="made with another conse than is here"):
+    path.write_text(json.dumps(signed(manifest)))
+    with pytest.raises(BadIndexError, match="built with a different conse than the one here"):
         Engine.open(demo_copy, device="cpu").search("cat")
 
 
 @pytest.mark.parametrize("pooling", ["roi", "crop"])
 def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing.job import Options, index
+    from felga.indexing import Options, index
 
     from .encoders.tiny import TINY_RESNET, tiny_clip
 
@@ -211,7 +212,7 @@ def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
 
 
 def test_no_index(tmp_path):
-    with pytest.raises(NotFoundError, match="is not there: run `felga index"):
+    with pytest.raises(NotFoundError, match="does not exist: run `felga index"):
         Engine.open(tmp_path / "gone")
     with pytest.raises(NotFoundError, match="holds no finished index"):
         Engine.open(tmp_path)
@@ -219,8 +220,7 @@ def test_no_index(tmp_path):
 
 def test_vectors_are_kept_raw_with_their_boxes(demo):
     """The store's vectors are the encoder's, encoded once more here."""
-    manifest = read_manifest(demo[0])
-    table = Owners(demo[0] / "images.lance", manifest.images.version)
+    table = StoredIndex.open(demo[0]).images
     batch = next(iter(table.batches(["image_id", "path", "boxes", "vectors"], 2)))
     encoder = make_encoder("conse", device="cpu")
     names = batch.column("image_id").to_pylist()

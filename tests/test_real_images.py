@@ -8,7 +8,7 @@ import pytest
 
 from felga.corpus.coco import CocoCorpus, read_instances
 from felga.engine import Engine
-from felga.indexing.job import Options, index
+from felga.indexing import Options, index
 
 WORDS = ("boat", "zebra", "pizza")
 

@@ -418,27 +418,18 @@ def bench_proposals(
     device: Device = "auto",
 ) -> None:
     """Recall at 10, 50 and 100 proposals, COCO's average recall, and time, for each proposer."""
-    from felga.corpus.coco import read_coco
-    from felga.evaluation import proposal_recall, results
-    from felga.evaluation.benchmark import coco_files
+    from felga.evaluation import proposal_recall
     from felga.files import to_json, write_whole
 
-    files = coco_files(root, split)
-    ids = sorted(str(row["id"]) for row in read_coco(files.instances)["images"])[::every]
-    rows = []
+    names = [name.strip() for name in regions.split(",")]
     with _progress() as progress:
-        for name in regions.split(","):
-            rows.append(
-                proposal_recall.measure(
-                    name.strip(), files.instances, files.images, ids=ids, device=device, progress=progress
-                )
-            )
+        found = proposal_recall.bench_proposals(
+            root, split, names, every=every, device=device, progress=progress
+        )
     if out:
-        head = {"felga": __version__, "commit": results.commit(), "machine": results.machine()}
-        data = {"dataset": f"{root.resolve().name} {split}", "images": len(ids)}
-        write_whole(out, (to_json({**head, **data, "results": rows}, indent=1) + "\n").encode())
+        write_whole(out, (to_json(found, indent=1) + "\n").encode())
         _say(f"results are in {out}")
-    sys.stdout.write(proposal_recall.as_table(rows))
+    sys.stdout.write(proposal_recall.as_table(found["results"]))
 
 
 @app.command(epilog="Example: felga data coco2017 --root coco")

@@ -170,7 +170,7 @@ def load_pretrained(
 
     bars = transformers_log.is_progress_bar_enabled()
     transformers_log.disable_progress_bar()
-    log = logging.getLogger("transformers.modeling_utils")
+    log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.ERROR)  # it reports at length what the checks below tell in a sentence
     try:

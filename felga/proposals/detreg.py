@@ -1,8 +1,8 @@
-"""DETReg: class-agnostic boxes of a self-supervised Deformable DETR (Bar et al. 2022), best by objectness.
+"""DETReg: class-agnostic boxes of a self-supervised Deformable DETR (Bar et al. 2022), by objectness.
 
-``detreg:FILE`` reads the checkpoint that the authors' code writes; its keys are renamed for the Deformable
-DETR of transformers, which is pure PyTorch. ``detreg:FOLDER`` and ``detreg:OWNER/NAME`` read a Deformable
-DETR of transformers' own form.
+``detreg:FILE`` reads a checkpoint written by the authors' code; its keys are renamed for transformers'
+Deformable DETR, which is pure PyTorch. ``detreg:FOLDER`` and ``detreg:OWNER/NAME`` read a Deformable DETR in
+transformers' format.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
 from felga.errors import BadInputError
 from felga.models.device import pick_device
 from felga.models.weights import (
+    first_line,
     load_exactly,
     load_pretrained,
     model_folder,
@@ -30,18 +30,20 @@ from felga.models.weights import (
     sha256_of_folder,
     state_of,
 )
-from felga.proposals.boxfile import as_regions
+from felga.proposals.regions import as_regions
 from felga.types import DecodedImage, Region
 
 State = dict[str, torch.Tensor]
 Objectness = Literal["label 1", "best class"]
 
+VERSION = 1
+"""Raised when the same settings yield other regions."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 SHORT_LONG: dict[Objectness, tuple[int, int]] = {"label 1": (480, 600), "best class": (800, 1333)}
-"""Shortest side and limit of the longest: of DETReg's pre-training, and of Deformable DETR on COCO."""
+"""Shorter side and limit of the longer side: in DETReg's pre-training, and of Deformable DETR on COCO."""
 SMALLEST = 32  # the backbone's stride
 
-# Keys of the authors' code -> those of transformers; what no rule names keeps its name.
+# Keys of the authors' code -> keys of transformers; a key that no rule matches keeps its name.
 RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -63,11 +65,11 @@ RULES = [
 
 
 class Converted(NamedTuple):
-    """A checkpoint of the authors' code in transformers' words.
+    """A checkpoint of the authors' code under transformers' keys.
 
     Attributes:
         state: for ``DeformableDetrForObjectDetection``.
-        embedding: the head of pre-training, which felga does not use; empty after finetuning.
+        embedding: the pre-training head, which felga does not use; empty after finetuning.
     """
 
     state: State
@@ -75,10 +77,10 @@ class Converted(NamedTuple):
 
 
 def convert(state: Mapping[str, torch.Tensor]) -> Converted:
-    """Rename the keys of the authors' checkpoint; the joint in_proj of self-attention becomes q, k and v.
+    """Rename the keys of the authors' checkpoint; self-attention's joint in_proj is split into q, k and v.
 
     Args:
-        state: their ``model``, with or without the ``module.`` of data-parallel training.
+        state: its ``model`` entry, with or without the ``module.`` prefix of data-parallel training.
     """
     new: State = {}
     embedding: State = {}
@@ -101,23 +103,24 @@ def detreg(argument: str, *, device: str = "auto") -> Detreg:
     """The proposer ``detreg:WEIGHTS``.
 
     Args:
-        argument: a checkpoint of the authors' code, a folder of transformers' form, or OWNER/NAME of the hub.
+        argument: a checkpoint of the authors' code, a folder in transformers' format, or a hub's OWNER/NAME.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BadInputError: no argument, or the folder holds another model. NotFoundError: no such file or folder.
-        MissingError: the hub cannot be reached and its cache lacks the model, or no such device.
+        BadInputError: no argument.
+        NotFoundError: no such file or folder.
+        MissingError: the model is not cached and the hub cannot be reached, or no such device.
     """
     if not argument:
-        raise BadInputError("detreg wants its weights: detreg:FILE, detreg:FOLDER or detreg:OWNER/NAME")
+        raise BadInputError("detreg needs weights: detreg:FILE, detreg:FOLDER or detreg:OWNER/NAME")
     return Detreg(argument, pick_device(device))
 
 
 class Detreg:
-    """The best boxes of a Deformable DETR by objectness; as in the paper, without suppression of overlaps.
+    """The best boxes of a Deformable DETR by objectness; as in the paper, without non-maximum suppression.
 
-    The score is the sigmoid of label 1 in a pre-trained checkpoint (self-supervision knows no other label),
-    and of the best class in a finetuned one, which is told by its lack of the head for object embeddings.
+    The score is the sigmoid of label 1 in a pre-trained checkpoint (self-supervision has no other label), and
+    of the best class in a finetuned one, which is recognized by its lack of the object embedding head.
     """
 
     def __init__(self, weights: str, device: torch.device) -> None:
@@ -130,35 +133,40 @@ class Detreg:
         self._lock = threading.Lock()
 
     def settings(self) -> dict[str, Any]:
-        """Weights by sha256, how objectness is read, and the sides that an image is scaled to."""
-        objectness = self._model[1]
+        """The sha256 of the weights, how objectness is read, and the sides that images are resized to.
+
+        Raises:
+            BadInputError: the checkpoint is truncated or of another architecture.
+        """
+        with self._lock:
+            _, objectness = self._model
         return {
             "name": "detreg",
+            "version": VERSION,
             "weights": self._sha256,
             "objectness": objectness,
             "short_long": list(SHORT_LONG[objectness]),
         }
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
-        """For each image its ``top`` best boxes; each image is a forward pass of its own.
+        """For each image its ``top`` best boxes; one forward pass per image.
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
         """
-        return [self._of(image, top) for image in images]
+        return [self._propose(image, top) for image in images]
 
-    def _of(self, image: DecodedImage, top: int) -> list[Region]:
+    def _propose(self, image: DecodedImage, top: int) -> list[Region]:
         with self._lock, torch.inference_mode():
             model, objectness = self._model
             pixels = self._pixels(image, *SHORT_LONG[objectness])
             mask = torch.ones(pixels.shape[:1] + pixels.shape[2:], dtype=torch.long, device=self.device)
-            found = model(pixel_values=pixels, pixel_mask=mask)
-            chances = found.logits[0].float().sigmoid()  # (queries, labels)
+            output = model(pixel_values=pixels, pixel_mask=mask)
+            chances = output.logits[0].float().sigmoid()  # (queries, labels)
             scores = chances[:, 1] if objectness == "label 1" else chances.max(1).values
-            x, y, width, height = found.pred_boxes[0].float().unbind(1)  # of the image, 0 to 1
+            x, y, width, height = output.pred_boxes[0].float().unbind(1)  # shares of the image
             corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
-        sides = np.array([image.width, image.height] * 2, np.float32)
-        return as_regions(image, corners.cpu().numpy() * sides, scores.cpu().numpy(), top)
+        return as_regions(image, corners.cpu().numpy(), scores.cpu().numpy(), top, frame=(1, 1))
 
     def _pixels(self, image: DecodedImage, short: int, long: int) -> torch.Tensor:
         height, width = image.pixels.shape[:2]
@@ -176,47 +184,58 @@ class Detreg:
             return self._from_file()
         config = AutoConfig.from_pretrained(self.path, local_files_only=True)
         if config.model_type != "deformable_detr":
-            told = f"a model of type {config.model_type!r}; detreg wants 'deformable_detr'"
-            raise BadInputError(f"{str(self.path)!r} holds {told}")
-        kind = DeformableDetrForObjectDetection
-        return load_pretrained(kind, self.path, torch.float32, self.device), "best class"
+            raise BadInputError(
+                f"{str(self.path)!r} holds a {config.model_type!r} model: detreg needs 'deformable_detr'"
+            )
+        architecture = DeformableDetrForObjectDetection
+        return load_pretrained(architecture, self.path, torch.float32, self.device), "best class"
 
     def _from_file(self) -> tuple[Any, Objectness]:
         from transformers import DeformableDetrForObjectDetection
 
         checkpoint = read_checkpoint(self.path, allowed=[argparse.Namespace])
-        settings = vars(checkpoint["args"]) if "args" in checkpoint else {}
         old = state_of(checkpoint, self.path)
-        new, embedding = convert(old)
-        model = DeformableDetrForObjectDetection(architecture(old, settings, repr(str(self.path))))
-        load_exactly(model, new, source=repr(str(self.path)), wanted="Deformable DETR")
+        options = checkpoint.get("args")
+        options = vars(options) if isinstance(options, argparse.Namespace) else {}
+        source = repr(str(self.path))
+        config = architecture(old, options, source)
+        try:
+            new, embedding = convert(old)
+            model = DeformableDetrForObjectDetection(config)
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:  # an unknown backbone, odd sizes
+            raise BadInputError(f"{source} is not a Deformable DETR: {first_line(error)}") from error
+        load_exactly(model, new, source=source, wanted="Deformable DETR")
         objectness: Objectness = "label 1" if embedding else "best class"
         return model.requires_grad_(False).to(self.device).eval(), objectness
 
 
-def architecture(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any], source: str) -> Any:
-    """The configuration behind a checkpoint of the authors' code: shapes tell it, else its saved options.
+def architecture(state: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: str) -> Any:
+    """The configuration of a checkpoint of the authors' code, from its shapes and its saved options.
 
     Args:
-        settings: the options that the checkpoint was trained with ({} without): backbone and heads.
+        options: the options that the checkpoint was trained with; without ``backbone``, ``nheads`` and
+            ``dilation`` those of DETReg's releases are assumed.
+        source: names the checkpoint in errors.
 
     Raises:
-        BadInputError: no Deformable DETR, or a variant that DETReg does not use (two stages, box refinement).
+        BadInputError: not a Deformable DETR, a variant that DETReg does not use (two stages, box refinement),
+            or options that are no backbone or number of heads.
     """
     from transformers import DeformableDetrConfig
 
     shapes = {key.removeprefix("module."): tuple(value.shape) for key, value in state.items()}
     if any(key.startswith("transformer.decoder.bbox_embed.") for key in shapes):
         raise BadInputError(
-            f"{source} is a Deformable DETR with box refinement or two stages; DETReg has neither"
+            f"{source} is a Deformable DETR with box refinement or two stages, which DETReg does not have"
         )
+    backbone, heads = _options(options, source)
 
     def layers(part: str) -> int:
         return len({m[1] for k in shapes if (m := re.match(rf"transformer\.{part}\.layers\.(\d+)\.", k))})
 
     try:
         queries, twice = shapes["query_embed.weight"]
-        (levels, _), heads = shapes["transformer.level_embed"], int(settings.get("nheads", 8))
+        levels, _ = shapes["transformer.level_embed"]
         points = {
             part: shapes[f"transformer.{part}.layers.0.{attention}.attention_weights.bias"][0]
             // (heads * levels)
@@ -235,10 +254,29 @@ def architecture(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any],
             decoder_attention_heads=heads,
             encoder_n_points=points["encoder"],
             decoder_n_points=points["decoder"],
-            backbone=str(settings.get("backbone", "resnet50")),
-            dilation=bool(settings.get("dilation", False)),
+            backbone=backbone,
+            dilation=bool(options.get("dilation", False)),
             use_pretrained_backbone=False,
             disable_custom_kernels=True,
         )
     except KeyError as error:
-        raise BadInputError(f"{source} is no checkpoint of Deformable DETR: it lacks {error}") from error
+        raise BadInputError(f"{source} is not a checkpoint of Deformable DETR: it lacks {error}") from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise BadInputError(
+            f"{source} is not a checkpoint of Deformable DETR: {first_line(error)}"
+        ) from error
+
+
+def _options(options: Mapping[str, Any], source: str) -> tuple[str, int]:
+    """Backbone and attention heads of a checkpoint's options.
+
+    Raises:
+        BadInputError: a backbone that is not a plain name (timm would fetch ``hf-hub:OWNER/NAME`` from the
+            hub), or heads that are not a number.
+    """
+    backbone, heads = options.get("backbone", "resnet50"), options.get("nheads", 8)
+    if not (isinstance(backbone, str) and re.fullmatch(r"\w+", backbone)):
+        raise BadInputError(f"{source} has the backbone {backbone!r}: expected a name such as resnet50")
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise BadInputError(f"{source} has {heads!r} attention heads: expected a positive integer")
+    return backbone, heads

@@ -28,6 +28,7 @@ class KeyBert:
         """Words in a phrase, stop words, the sentence model."""
         return {
             "name": self.name,
+            "version": 1,
             "words": list(self._words),
             "stop_words": "english",
             "weights": SHA256,
@@ -45,15 +46,15 @@ class KeyBert:
             found[i] = keywords
         return [
             [Keyword(word, score, find_span(text, word)) for word, score in keywords]
-            or [Keyword(bare, 1.0, find_span(text, bare)) for bare in [text.strip()] if bare]
+            or [Keyword(bare, 1.0, find_span(text, bare)) for bare in [text.strip()] if bare and top]
             for text, keywords in zip(texts, found, strict=True)
         ]
 
     def _extract(
         self, texts: Sequence[str], top: int, stop_words: str | None
     ) -> list[list[tuple[str, float]]]:
-        if not texts:
-            return []
+        if not texts or top < 1:
+            return [[] for _ in texts]
         if self._model is None:
             self._model = _keybert(minilm(pick_device(self._device)))
         # KeyBERT answers one text with a flat list, and texts without any word with an empty one.

@@ -1,9 +1,8 @@
 """The region proposal network of a torchvision Faster or Mask R-CNN.
 
-``torchvision:MODEL`` takes torchvision's own weights (COCO) from the cache of torch.hub or the network,
-``torchvision:MODEL/TAG`` those of another tag, ``torchvision:MODEL/FILE`` a checkpoint of one's own, with any
-number of classes; MODEL is such as ``fasterrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``. This is the
-detector that installs without trouble.
+``torchvision:MODEL`` uses torchvision's default weights (COCO) from torch.hub's cache or the network,
+``torchvision:MODEL/TAG`` the weights of another tag, ``torchvision:MODEL/FILE`` your own checkpoint with any
+number of classes. MODEL is for example ``fasterrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``.
 """
 
 from __future__ import annotations
@@ -31,32 +30,35 @@ from felga.models.weights import (
     sha256_of,
     state_of,
 )
-from felga.proposals.boxfile import as_regions
-from felga.types import DecodedImage, Pixels, Region
+from felga.proposals.regions import as_regions, stretched
+from felga.types import DecodedImage, Region
 
+VERSION = 1
+"""Raised when the same settings yield other regions."""
 WITHOUT_EPS = (
     detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
     detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
 )
-"""Trained with batch norms that add nothing to the variance; torchvision sets this behind these two tags."""
+"""Trained with batch norms whose eps is 0, which torchvision sets for exactly these two tags."""
 
 
 def torchvision(argument: str, *, device: str = "auto") -> Rpn:
     """The proposer ``torchvision:MODEL``, ``torchvision:MODEL/TAG`` or ``torchvision:MODEL/FILE``.
 
     Args:
-        argument: a file is looked up as given, then from the root.
+        argument: see the module; a relative FILE that does not exist is tried from the root folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BadInputError: no model with a region proposal network of that name, or no such tag.
-        NotFoundError: no such file. MissingError: no such device.
+        BadInputError: no model of that name with a region proposal network, or no such tag.
+        NotFoundError: no such file.
+        MissingError: the weights are neither cached nor downloadable, or no such device.
     """
     return Rpn(argument, pick_device(device))
 
 
 class Rpn:
-    """The best boxes of a region proposal network, with its own suppression of overlaps (IoU 0.7)."""
+    """The best boxes of a region proposal network, after its own non-maximum suppression (IoU 0.7)."""
 
     def __init__(self, argument: str, device: torch.device) -> None:
         self.name = f"torchvision:{argument}"
@@ -67,49 +69,58 @@ class Rpn:
         if self.architecture not in known:
             near = difflib.get_close_matches(self.architecture, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise BadInputError(f"torchvision has no region proposals of {self.architecture!r}; {hint}")
+            raise BadInputError(f"torchvision has no region proposal network {self.architecture!r}: {hint}")
         tags = get_model_weights(self.architecture)
         if rest in ("", *tags.__members__):
             self._source: Path | WeightsEnum = tags[rest or "DEFAULT"]
+            if not _cached(self._source).is_file():  # now: who constructs it decides whether it may download
+                require_network(str(self._source.url), f"the weight file of {self.name}")
             return
         self._source = Path(rest).expanduser()
         if not self._source.is_file() and Path("/", rest).is_file():
             self._source = Path("/", rest)
         if "/" not in rest and not self._source.suffix:
-            told = f"tags: {', '.join(tags.__members__)}"
-            raise BadInputError(f"{rest!r} is neither weights of {self.architecture} nor a file; {told}")
+            known_tags = ", ".join(tags.__members__)
+            raise BadInputError(
+                f"{rest!r} is neither a file nor a tag of {self.architecture}: its tags are {known_tags}"
+            )
         existing(self._source)
 
     def settings(self) -> dict[str, Any]:
-        """The architecture, and its weights by sha256."""
-        weights = sha256_of(self.checkpoint)
-        return {"name": "torchvision", "architecture": self.architecture, "weights": weights}
+        """The architecture and the sha256 of its weights."""
+        with self._lock:  # one download
+            weights = sha256_of(self.checkpoint)
+        return {
+            "name": "torchvision",
+            "version": VERSION,
+            "architecture": self.architecture,
+            "weights": weights,
+        }
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
-        """For each image the ``top`` best boxes of the network, at most its own 1,000; one pass an image.
+        """For each image the ``top`` best boxes of the network, 1,000 at most; one forward pass per image.
 
         Raises:
             BadInputError: the checkpoint is truncated or of another architecture.
-            MissingError: the weights are not cached and cannot be downloaded.
+            MissingError: the download of the weights fails.
         """
-        return [self._of(image, top) for image in images]
+        return [self._propose(image, top) for image in images]
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The weight file; downloaded when it is first asked for, checked against the hash in its name."""
+        """The weight file; downloaded on first use and checked against the hash in its name."""
         if isinstance(self._source, Path):
             return self._source
-        url = str(self._source.url)
-        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        cached = _cached(self._source)
         if not cached.is_file():
-            wanted = f"the weights of {self.name}"
-            require_network(url, wanted)
             cached.parent.mkdir(parents=True, exist_ok=True)
             prefix = cached.stem.rpartition("-")[2]
             try:
+                url = str(self._source.url)
                 torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix, progress=False)
             except (OSError, RuntimeError) as error:
-                raise MissingError(f"{wanted} cannot be had: {first_line(error)}") from error
+                reason = first_line(error)
+                raise MissingError(f"cannot download the weights of {self.name}: {reason}") from error
         return cached
 
     @cached_property
@@ -123,7 +134,7 @@ class Rpn:
             state,
             source=repr(str(self.checkpoint)),
             wanted=self.architecture,
-            may_lack=r"\.num_batches_tracked",  # the frozen norms of most checkpoints count none
+            may_lack=r"\.num_batches_tracked",  # frozen norms, as in most checkpoints, do not count batches
         )
         if self._source in WITHOUT_EPS:
             for module in model.modules():
@@ -131,26 +142,24 @@ class Rpn:
                     module.eps = 0.0
         return model.requires_grad_(False).to(self.device).eval()
 
-    def _of(self, image: DecodedImage, top: int) -> list[Region]:
+    def _propose(self, image: DecodedImage, top: int) -> list[Region]:
         tensor = torch.from_numpy(stretched(image.pixels)).permute(2, 0, 1)
         with self._lock, torch.inference_mode():
             model = self._model
             batch, _ = model.transform([tensor.to(self.device).float().div_(255)])
             features = list(model.backbone(batch.tensors).values())
-            rpn = model.rpn  # its forward() keeps the scores to itself
+            rpn = model.rpn  # its forward() does not return the scores
             scores, deltas = rpn.head(features)
             anchors = rpn.anchor_generator(batch, features)
             counts = [int(np.prod(s[0].shape)) for s in scores]
             flat_scores, flat_deltas = concat_box_prediction_layers(scores, deltas)
             decoded = rpn.box_coder.decode(flat_deltas, anchors).view(1, -1, 4)
-            boxes, chances = rpn.filter_proposals(decoded, flat_scores, batch.image_sizes, counts)
+            boxes, objectness = rpn.filter_proposals(decoded, flat_scores, batch.image_sizes, counts)
         height, width = batch.image_sizes[0]
-        scale = np.array([image.width / width, image.height / height] * 2, np.float32)
-        return as_regions(image, boxes[0].cpu().numpy() * scale, chances[0].cpu().numpy(), top)
+        corners, scores = boxes[0].cpu().numpy(), objectness[0].cpu().numpy()
+        return as_regions(image, corners, scores, top, frame=(width, height))
 
 
-def stretched(pixels: Pixels) -> Pixels:
-    """A copy of ``pixels``, a strip beyond 32:1 stretched to that: a detector would scale it to nothing."""
-    height, width = pixels.shape[:2]
-    down, right = max(1, -(-width // (32 * height))), max(1, -(-height // (32 * width)))
-    return np.ascontiguousarray(pixels.repeat(down, 0).repeat(right, 1)).copy()
+def _cached(weights: WeightsEnum) -> Path:
+    """Where torch.hub keeps a weight file, whether it is there or not."""
+    return Path(torch.hub.get_dir(), "checkpoints", str(weights.url).rpartition("/")[2])

@@ -1,136 +1,265 @@
-"""The manifest is the contract of an index: what made it, which versions and files it is, what they hold.
+"""The manifest is the contract of an index: what made it, which files it consists of, what they hold.
 
-It is written last, by rename; a folder without one is no index (yet). The on-disk format is told field by
-field in ``indexes/README.md``.
+It is written last, by rename; a folder without one is not an index (yet). It carries its own sha256, and
+every field is checked for type and range when it is read: a manifest may come from a stranger. The format
+is documented field by field in ``indexes/README.md``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from felga.errors import BadIndexError, NotFoundError
-from felga.files import sha256_file, to_json, write_whole
+from felga.files import read_regular, to_json, write_whole
 
-FORMAT, FORMAT_VERSION = "felga-index", 1
+FORMAT, FORMAT_VERSION = "felga-index", 2
 NAME = "manifest.json"
-HASHED_AT_OPEN = 64 * 2**20  # bytes; a larger file has its size compared, and `felga verify` hashes all
+LARGEST = 2**30  # bytes; a manifest grows by some 200 bytes per file of the index
+_FILE = re.compile(
+    r"(images|texts)\.lance/[\w.-]+(/[\w.-]+)*|(regions|keywords)-[0-9a-f]+\.faiss|fenet-[0-9a-f]+\.safetensors"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class TableEntry:
-    """One table of the store and the FAISS files made from it.
+    """One table of the store and the FAISS files built from it.
 
     Attributes:
         version: of the Lance table.
-        owners, fragments: rows, and regions or keywords in them.
-        most: fragments of the owner that has most.
-        digest: :meth:`felga.store.tables.Owners.digest`.
-        indexes: FAISS files, in the order of the fragments.
+        owners, fragments: number of rows, and of regions or keywords in them.
+        digest: :meth:`felga.store.tables.OwnerTable.digest`.
+        pieces: FAISS files, in the order of the fragments.
+        counts: fragments in each of them.
     """
 
     version: int
     owners: int
     fragments: int
-    most: int
     digest: str
-    indexes: tuple[str, ...]
+    pieces: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What one index cannot mix.
+
+    Attributes:
+        encoder: :meth:`felga.types.Encoder.identity`; has at least ``name`` and ``dim``.
+        regions, keywords: ``proposer`` (its settings, with a ``name``), ``top``, and ``whole`` for regions.
+    """
+
+    encoder: Mapping[str, Any]
+    regions: Mapping[str, Any]
+    keywords: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusEntry:
+    """Where images and texts came from.
+
+    Attributes:
+        kind: of :class:`felga.corpus.items.Corpus`.
+        root: paths in the store are relative to it.
+        settings: what decided the listing.
+    """
+
+    kind: str
+    root: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FenetEntry:
+    """The FENet of an index: its file, the sha256 of that file, and the length of its vectors."""
+
+    file: str
+    sha256: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and sha256 of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How many images and texts were quarantined; ``errors.jsonl`` lists the reasons."""
+
+    images: int
+    texts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``manifest.json`` holds.
+    """The content of ``manifest.json``.
 
     Attributes:
-        contract: encoder identity, proposers and their settings: what an index cannot mix.
-        corpus: kind, root (paths in the store are relative to it) and options.
-        fenet: None, or the checkpoint's file, sha256 and dim.
-        dim: of the vectors in the FAISS files.
-        images, texts: the tables.
-        files: path inside the index -> size in bytes and sha256.
-        errors: how many images and texts were quarantined; ``errors.jsonl`` says why.
+        dim: of the vectors in the FAISS files: the encoder's, or the FENet's.
+        files: path inside the index -> size and sha256.
         felga: version that wrote it.
     """
 
-    contract: Mapping[str, Any]
-    corpus: Mapping[str, Any]
-    fenet: Mapping[str, Any] | None
+    contract: Contract
+    corpus: CorpusEntry
+    fenet: FenetEntry | None
     dim: int
     images: TableEntry
     texts: TableEntry
-    files: Mapping[str, Mapping[str, Any]]
-    errors: Mapping[str, int]
+    files: Mapping[str, FileEntry]
+    errors: Errors
     felga: str
     format: str = field(default=FORMAT)
     format_version: int = field(default=FORMAT_VERSION)
 
+    def to_json(self) -> dict[str, Any]:
+        """Json values, signed with their own sha256."""
+        return signed(asdict(self))
+
     def write(self, folder: Path) -> None:
         """Make this the state of the index."""
-        write_whole(folder / NAME, to_json(asdict(self), indent=1).encode())
+        write_whole(folder / NAME, to_json(self.to_json(), indent=1).encode())
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an index.
+def signed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with ``sha256``, the digest of everything else in it."""
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(to_json(rest).encode()).hexdigest()}
+
+
+def read_manifest(folder: Path, name: str = NAME) -> Manifest:
+    """The manifest of an index; ``name`` is that of a retired one.
 
     Raises:
         NotFoundError: no such folder, or no index in it.
-        BadIndexError: not a manifest, or of a format that this felga does not read.
+        BadIndexError: not a manifest, damaged, or of a format that this felga does not read.
     """
-    path = folder / NAME
+    path = folder / name
     try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        what = "holds no finished index" if folder.is_dir() else "is not there"
+        data = read_regular(path, LARGEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "holds no finished index" if folder.is_dir() else "does not exist"
         raise NotFoundError(f"{folder} {what}: run `felga index CORPUS --out {folder}`") from error
-    except (ValueError, OSError) as error:
-        raise BadIndexError(f"{path} cannot be read as json ({error}): build the index again") from error
+    except OSError as error:
+        raise BadIndexError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_manifest(data, path)
+
+
+def parse_manifest(content: bytes, path: Path) -> Manifest:
+    """:func:`read_manifest` of bytes already read; ``path`` is named in errors."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadIndexError(
+            f"{path} is not readable as json ({error}): index again into a new folder"
+        ) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BadIndexError(f"{path} is not the manifest of a felga index: name the folder of one")
     if data.get("format_version") != FORMAT_VERSION:
         raise BadIndexError(
-            f"{path} is of format version {data.get('format_version')}, this felga reads {FORMAT_VERSION}: "
-            "install the felga that wrote it, or build the index again"
+            f"{path} has format version {str(data.get('format_version'))[:20]}, this felga reads "
+            f"{FORMAT_VERSION}: index the corpus again into a new folder, or install the felga that wrote it"
         )
+    if data != signed(data):
+        raise BadIndexError(f"{path} was changed or damaged: its sha256 does not match; index again")
+    data.pop("sha256")
     try:
-        for name in ("images", "texts"):
-            data[name] = TableEntry(**{**data[name], "indexes": tuple(data[name]["indexes"])})
-        return Manifest(**data)
-    except (KeyError, TypeError) as error:
-        raise BadIndexError(f"{path} lacks or exceeds a field ({error}): build the index again") from error
+        manifest: Manifest = _parsed(Manifest, data, "the manifest")
+        _check(manifest)
+    except (ValueError, RecursionError) as error:
+        raise BadIndexError(f"{path} is not a valid manifest ({error}): index again") from error
+    return manifest
 
 
-def describe(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of files, by their path inside the index."""
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(paths)
-    }
+def _parsed(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from json as the type ``kind``; ValueError names the field that does not fit."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            raise ValueError(f"{where} has missing or unknown fields")
+        return kind(**{name: _parsed(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _parsed(typing.get_args(kind)[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parsed(typing.get_args(kind)[0], one, where) for one in value)
+    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
+        inner = typing.get_args(kind)[1]
+        return value if inner is Any else {key: _parsed(inner, one, where) for key, one in value.items()}
+    if kind is int and type(value) is int and 0 <= value < 2**63:
+        return value
+    if kind is str and isinstance(value, str):
+        return value
+    raise ValueError(f"{where} has the wrong type or is out of range")
 
 
-def damaged(folder: Path, manifest: Manifest, *, hash_up_to: int | None = None) -> list[str]:
-    """What is wrong with the files of an index, a line each; larger ones than ``hash_up_to`` by size only."""
-    found = []
-    for name, wanted in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != wanted["size"]:
-            found.append(f"{name} has {size} bytes, wanted {wanted['size']}")
-        elif (hash_up_to is None or size <= hash_up_to) and sha256_file(path) != wanted["sha256"]:
-            found.append(f"{name} was changed: its sha256 is not the manifest's")
-    return found
+def _check(manifest: Manifest) -> None:
+    """Names that stay inside the index, counts that agree, and every file that the index needs.
+
+    Raises:
+        ValueError: says which does not hold.
+    """
+    for part, top in (("encoder", False), ("regions", True), ("keywords", True)):
+        about = getattr(manifest.contract, part)
+        if top and (type(about.get("top")) is not int or not isinstance(about.get("whole", True), bool)):
+            raise ValueError(f"contract.{part} lacks `top`")
+        named = about.get("proposer") if top else about
+        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+            raise ValueError(f"contract.{part} lacks a name")
+    dim = manifest.contract.encoder.get("dim")
+    if type(dim) is not int or not 0 < dim < 2**20 or not 0 < manifest.dim < 2**20:
+        raise ValueError("dim is out of range")
+    if manifest.dim != (manifest.fenet.dim if manifest.fenet else dim):
+        raise ValueError("dim is neither the encoder's nor the FENet's")
+    for name, entry in manifest.files.items():
+        if not _FILE.fullmatch(name) or ".." in name.split("/"):
+            raise ValueError(f"{name[:80]!r} is not a file of an index")
+        if not _SHA256.fullmatch(entry.sha256):
+            raise ValueError(f"the sha256 of {name} is malformed")
+    for table, stem, lance in (
+        (manifest.images, "regions-", "images.lance/"),
+        (manifest.texts, "keywords-", "texts.lance/"),
+    ):
+        if len(table.pieces) != len(table.counts) or sum(table.counts) != table.fragments:
+            raise ValueError("the FAISS files do not add up to the fragments")
+        if any(not name.startswith(stem) or name not in manifest.files for name in table.pieces):
+            raise ValueError("a FAISS file is not among the files")
+        if not any(name.startswith(lance) for name in manifest.files):
+            raise ValueError(f"no file of {lance} is listed")
+    if manifest.fenet is not None and (
+        manifest.fenet.file not in manifest.files
+        or manifest.files[manifest.fenet.file].sha256 != manifest.fenet.sha256
+    ):
+        raise ValueError("the FENet is not among the files")
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two contracts differ: ``regions.top is 10, wanted 5``."""
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two contracts differ: ``regions.top is 10, expected 5``; hashes are shortened."""
     out = []
-    for key in sorted({*found, *wanted}):
-        a, b = found.get(key), wanted.get(key)
+    for key in sorted({*actual, *expected}):
+        a, b = actual.get(key), expected.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             out += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            out.append(f"{prefix}{key} is {a!r}, wanted {b!r}")
+            out.append(f"{prefix}{key} is {_short(a)}, expected {_short(b)}")
     return out
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return value[:12]
+    return repr(value)

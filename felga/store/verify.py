@@ -8,81 +8,104 @@ from pathlib import Path
 import numpy as np
 
 from felga.errors import BadIndexError, BadInputError
-from felga.search.flat import FragmentIndex
-from felga.store.manifest import Manifest, TableEntry, damaged, read_manifest
-from felga.store.tables import Owners, flat
-from felga.types import Transform
+from felga.search.flat import FlatSearcher
+from felga.store.manifest import Manifest, TableEntry
+from felga.store.schema import flat, list_lengths
+from felga.store.stored import Lease, NativeFolder, StoredIndex, damaged
+from felga.store.tables import OwnerTable
+from felga.types import Vectors
 
 TOLERANCE = 1e-4  # of a vector's length, and of a FENet run again on another machine
 
 
 def verify(folder: Path) -> tuple[Manifest, list[str]]:
-    """Check an index whole.
+    """Check a whole index.
 
-    Files by sha256; tables by their digest, counts, lengths of vectors, boxes inside their images and
-    spans inside their texts; FAISS files row by row against the store's vectors (through the FENet, if
-    the index has one).
+    Files by sha256; rows by their checksums, lengths of vectors, boxes inside their images and spans inside
+    their texts; FAISS files row by row against the store's vectors (through the FENet, if the index has
+    one).
 
     Returns:
-        The manifest, and what is wrong, a line each; an empty list for a sound index.
+        The manifest, and one line per defect; an empty list for a sound index.
 
     Raises:
         NotFoundError, BadIndexError: there is no manifest to check against.
     """
-    manifest = read_manifest(folder)
-    if found := damaged(folder, manifest):
-        return manifest, found  # Lance's reader aborts on damaged files: their rows are not read
-    transform: Transform = lambda vectors: vectors  # noqa: E731
-    if manifest.fenet is not None:
-        from felga.fenet.checkpoint import load_fenet
-
+    native = NativeFolder(folder)
+    lease = Lease(native.path)
+    if found := damaged(native.path, lease.manifest):
+        return lease.manifest, list(found.values())  # Lance aborts on damaged files: their rows are not read
+    try:
+        index = StoredIndex(folder, native, lease, "cpu")
+        _ = index.fenet
+    except (BadIndexError, BadInputError) as error:
+        return lease.manifest, [str(error)]
+    lines: list[str] = []
+    for name, table, entry, searcher in (
+        ("images", index.images, index.manifest.images, index.regions),
+        ("texts", index.texts, index.manifest.texts, index.keywords),
+    ):
         try:
-            encoder = manifest.contract["encoder"]
-            checkpoint = folder / manifest.fenet["file"]
-            transform = load_fenet(checkpoint, encoder=encoder["name"], identity=encoder).apply
-        except (BadIndexError, BadInputError) as error:
-            return manifest, [*found, str(error)]
-    for name, entry in (("images", manifest.images), ("texts", manifest.texts)):
-        try:
-            found += _table(folder, name, entry, manifest.dim, transform)
+            lines += _unlisted(native.path, table, index.manifest)
+            lines += _table(index, name, table, entry, searcher)
         except BadIndexError as error:
-            found.append(str(error))
-    return manifest, found
+            lines.append(str(error))
+    return lease.manifest, lines
 
 
-def _table(folder: Path, name: str, entry: TableEntry, dim: int, transform: Transform) -> Iterator[str]:
-    table = Owners(folder / f"{name}.lance", entry.version)
+def _unlisted(folder: Path, table: OwnerTable, manifest: Manifest) -> Iterator[str]:
+    for path in table.files():
+        name = path.relative_to(folder).as_posix()
+        if name not in manifest.files:
+            yield f"{name} is part of the index and not in the manifest"
+
+
+def _table(
+    index: StoredIndex, name: str, table: OwnerTable, entry: TableEntry, searcher: FlatSearcher
+) -> Iterator[str]:
     offsets = table.offsets()
-    for what, got, wanted in (
+    for what, actual, expected in (
         ("owners", len(table), entry.owners),
         ("fragments", int(offsets[-1]), entry.fragments),
-        ("fragments of one owner", int(np.diff(offsets).max(initial=0)), entry.most),
     ):
-        if got != wanted:
-            yield f"{name}.lance holds {got} {what}, the manifest says {wanted}"
+        if actual != expected:
+            yield f"{name}.lance holds {actual} {what}, the manifest says {expected}"
     if table.digest() != entry.digest:
         yield f"{name}.lance holds other rows than the manifest's digest says"
-    index = FragmentIndex([folder / one for one in entry.indexes], dim, entry.fragments)
+    if rows := table.damaged_rows():
+        yield f"{name}.lance holds {len(rows)} rows that do not match their checksum"
+    if len(searcher) != int(offsets[-1]):
+        return
     start = 0
     for raw in table.vectors():
-        if not np.isfinite(raw).all() or (abs(np.linalg.norm(raw, axis=1) - 1) > TOLERANCE).any():
+        if not _unit(raw):
             yield f"{name}.lance holds vectors that are not of length 1, near fragment {start}"
-        if len(raw) and abs(index.vectors(start, start + len(raw)) - transform(raw)).max() > TOLERANCE:
-            yield f"{entry.indexes[0]} holds other vectors than {name}.lance, near fragment {start}"
+        elif not _close(searcher.vectors(start, start + len(raw)), index.transform(raw)):
+            yield f"the FAISS files hold other vectors than {name}.lance, near fragment {start}"
         start += len(raw)
-    yield from _rooms(table, name)
+    yield from _out_of_bounds(table, name)
 
 
-def _rooms(table: Owners, name: str) -> Iterator[str]:
+def _unit(vectors: Vectors) -> bool:
+    lengths = np.linalg.norm(vectors, axis=1)
+    return bool((np.abs(lengths - 1) <= TOLERANCE).all())  # written so that NaN fails
+
+
+def _close(a: Vectors, b: Vectors) -> bool:
+    return a.shape == b.shape and bool((np.abs(a - b) <= TOLERANCE).all())
+
+
+def _out_of_bounds(table: OwnerTable, name: str) -> Iterator[str]:
     """Boxes outside their image, spans outside their text."""
     if name == "images":
         for batch in table.batches(["width", "height", "boxes"]):
-            counts = np.asarray(batch.column("boxes").value_lengths().fill_null(0))
-            sides = [np.repeat(np.asarray(batch.column(one)), counts) for one in ("width", "height")]
+            counts = list_lengths(batch.column("boxes"))
+            sides = [np.repeat(np.asarray(batch.column(side)), counts) for side in ("width", "height")]
             boxes = flat(batch.column("boxes"))
             inside = (boxes >= -1e-3) & (boxes <= np.stack(sides * 2, 1) + 1e-2)
-            if not inside.all():
-                yield f"images.lance holds {int((~inside.all(1)).sum())} boxes that leave their image"
+            valid = inside.all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+            if not valid.all():
+                yield f"images.lance holds {int((~valid).sum())} boxes outside their image"
     else:
         for batch in table.batches(["text", "starts", "ends"]):
             for row in batch.to_pylist():

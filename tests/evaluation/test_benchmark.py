@@ -9,9 +9,9 @@ import pytest
 
 from felga.errors import BadInputError, NotFoundError
 from felga.evaluation.benchmark import bench_coco, coco_files, encode_split, read_split
-from felga.evaluation.proposal_recall import as_table, measure
+from felga.evaluation.proposal_recall import as_table, bench_proposals, measure
 from felga.evaluation.protocol import evaluate
-from felga.indexing.job import Options
+from felga.indexing import Options
 from tests.cli.test_app import call
 
 OPTIONS = Options(device="cpu")
@@ -143,9 +143,9 @@ def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
             if truth["image_id"] == row["id"]:
                 x, y, w, h = truth["bbox"]
                 best.append(max(iou(region.box, (x, y, x + w, y + h)) for region in regions))
-    assert found["recall@10"] == pytest.approx(np.mean([one >= 0.5 for one in best]))
-    assert found["recall@100"] >= found["recall@10"] >= found["AR@10"]
-    assert found["seconds_per_image"] > 0
+    assert found.recall[10] == pytest.approx(np.mean([one >= 0.5 for one in best]))
+    assert found.recall[100] >= found.recall[10] >= found.average[10]
+    assert found.seconds_per_image > 0
     out, _ = call(
         capsys,
         "bench",
@@ -159,11 +159,33 @@ def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
     )
     rows = json.loads((tmp_path / "p.json").read_text())["results"]
     assert [row["proposer"] for row in rows] == ["grid", "graphseg+edgeboxes"]
-    assert rows[1]["recall@10"] == found["recall@10"]
+    assert rows[1]["recall@10"] == found.recall[10]
     assert as_table(rows) == out
 
 
 def test_given_boxes_are_recalled_whole(coco):
     files = coco_files(coco, "val2017")
     found = measure(f"boxes:{files.instances}", files.instances, files.images)
-    assert found["recall@10"] == found["AR@100"] == 1.0
+    assert found.recall[10] == found.average[100] == 1.0
+
+
+def test_a_proposer_of_nothing_recalls_nothing(coco, tmp_path):
+    files = coco_files(coco, "val2017")
+    (tmp_path / "none.json").write_text("{}")
+    nothing = measure(f"boxes:{tmp_path}/none.json", files.instances, files.images)
+    assert nothing.recall == nothing.average == {10: 0.0, 50: 0.0, 100: 0.0}
+    assert nothing.proposals_per_image == 0
+    row = json.loads(json.dumps(nothing.row(), allow_nan=False))
+    everything = measure(f"boxes:{files.instances}", files.instances, files.images).row()
+    assert row.keys() == everything.keys()
+    assert {row[f"AR@100 {size}"] for size in ("small", "medium", "large")} <= {0.0, None}
+
+
+def test_recall_of_proposals_on_every_nth_image(coco):
+    whole = bench_proposals(coco, "val2017", ["grid"])
+    half = bench_proposals(coco, "val2017", ["grid", "graphseg+edgeboxes"], every=2)
+    assert (whole["images"], half["images"]) == (6, 3)
+    assert [row["proposer"] for row in half["results"]] == ["grid", "graphseg+edgeboxes"]
+    assert half["dataset"] == f"{coco.name} val2017"
+    with pytest.raises(BadInputError, match="every must be at least 1, got 0"):
+        bench_proposals(coco, "val2017", ["grid"], every=0)

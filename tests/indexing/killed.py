@@ -50,7 +50,7 @@ def main(site: str, corpus: Path, out: Path, kills: int, seed: int) -> None:
     """Kill, check, go on; then finish."""
     sys.path.insert(0, site)
     from felga.corpus.folder import FolderCorpus
-    from felga.indexing.job import Options, index
+    from felga.indexing import Options, index
     from felga.store.verify import verify
 
     options = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")

@@ -8,54 +8,16 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from felga.corpus.folder import FolderCorpus
 from felga.engine import Engine
 from felga.errors import BadIndexError, BadInputError, BusyError
-from felga.indexing.job import Options, index
-from felga.store.manifest import read_manifest
-from felga.store.tables import Owners
+from felga.indexing import Options
+from felga.store.manifest import Errors, read_manifest
 from felga.store.verify import verify
 from tests.corpus.badpack import write_bad_pack
-
-CHEAP = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
-
-
-def write(folder: Path, names: list[str], seed: int = 0) -> None:
-    """Images of coloured noise with a caption each."""
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        rng = np.random.default_rng([seed, *name.encode()])
-        pixels = rng.integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text(f"The image {name} of colours.\n")
-
-
-def run(folder: Path, out: Path, options: Options = CHEAP, **more):
-    return index(FolderCorpus(folder), out, options, **more)
-
-
-def state(out: Path) -> tuple:
-    """What an index holds, to the bit."""
-    manifest = read_manifest(out)
-    faiss = [
-        manifest.files[name]["sha256"]
-        for table in (manifest.images, manifest.texts)
-        for name in table.indexes
-    ]
-    errors = (out / "errors.jsonl").read_text()
-    return manifest.images.digest, manifest.texts.digest, manifest.images.fragments, faiss, errors
-
-
-def counts(counts) -> dict[str, int]:
-    return {
-        name: value
-        for name in ("added", "changed", "renamed", "removed", "unchanged", "quarantined")
-        if (value := getattr(counts, name))
-    }
+from tests.made import CHEAP, counts, nothing_may_be_encoded, rows, run, state, toy_module, write
 
 
 @pytest.fixture
@@ -73,7 +35,7 @@ def made(tmp_path, toy):
 def test_a_second_run_finds_nothing_to_do(made, toy, monkeypatch):
     folder, out = made
     before = state(out)
-    monkeypatch.setattr("felga.indexing.job._encode", lambda *_: pytest.fail("encoded again"))
+    nothing_may_be_encoded(monkeypatch)
     report = run(folder, out)
     assert counts(report.images) == counts(report.texts) == {"unchanged": 10}
     assert state(out) == before
@@ -95,25 +57,12 @@ def test_added_changed_and_removed(made):
     assert rows(out) == rows(fresh)
 
 
-def rows(out: Path) -> dict[str, tuple]:
-    """Every image and text with its fragments' vectors, whatever the order of insertion."""
-    manifest = read_manifest(out)
-    found: dict[str, tuple] = {}
-    images = Owners(out / "images.lance", manifest.images.version)
-    for row in images.read(["image_id", "sha256", "boxes", "vectors"]).to_pylist():
-        found[row["image_id"]] = row["sha256"], row["boxes"], row["vectors"]
-    texts = Owners(out / "texts.lance", manifest.texts.version)
-    for row in texts.read(["text_id", "text", "keywords", "starts", "vectors"]).to_pylist():
-        found[f"text {row['text_id']}"] = row["text"], row["keywords"], row["starts"], row["vectors"]
-    return found
-
-
 def test_a_new_name_costs_no_encoding(made, monkeypatch):
     folder, out = made
     (folder / "sub").mkdir()
     for ending in ("png", "txt"):
         (folder / f"p7.{ending}").rename(folder / "sub" / f"moved é.{ending}")
-    monkeypatch.setattr("felga.indexing.job._encode", lambda *_: pytest.fail("encoded again"))
+    nothing_may_be_encoded(monkeypatch)
     report = run(folder, out)
     assert counts(report.images) == counts(report.texts) == {"renamed": 1, "unchanged": 9}
     monkeypatch.undo()
@@ -123,9 +72,9 @@ def test_a_new_name_costs_no_encoding(made, monkeypatch):
 def test_a_touched_file_is_hashed_and_not_encoded(made, monkeypatch):
     folder, out = made
     os.utime(folder / "p2.png", ns=(1, 1))
-    monkeypatch.setattr("felga.indexing.job._encode", lambda *_: pytest.fail("encoded again"))
+    nothing_may_be_encoded(monkeypatch)
     assert counts(run(folder, out).images) == {"unchanged": 10}
-    monkeypatch.setattr("felga.indexing.job._sha256", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(FolderCorpus, "read", lambda *_: pytest.fail("read again"))
     assert counts(run(folder, out).images) == {"unchanged": 10}
 
 
@@ -133,7 +82,7 @@ def test_an_unmounted_corpus_loses_nothing(made):
     folder, out = made
     before = state(out)
     write(folder.parent / "other", ["z1"])
-    with pytest.raises(BadInputError, match="would lose all its 10 images"):
+    with pytest.raises(BadInputError, match="this would remove 10 of the 10 images"):
         run(folder.parent / "other", out)
     (folder.parent / "empty").mkdir()
     with pytest.raises(BadInputError, match="holds no image and no text"):
@@ -146,11 +95,11 @@ def test_other_options_are_refused_by_name(made):
     for other, what in (
         (
             Options(encoder="toy:blue", keywords="words", regions="grid"),
-            "encoder.name is 'toy', wanted 'toy:blue'",
+            "encoder.name is 'toy', expected 'toy:blue'",
         ),
         (
             Options(encoder="toy", keywords="words", regions="grid", top_regions=5),
-            "regions.top is 10, wanted 5",
+            "regions.top is 10, expected 5",
         ),
         (Options(encoder="toy", keywords="words", regions="grid", whole=False), "regions.whole is True"),
     ):
@@ -161,40 +110,41 @@ def test_other_options_are_refused_by_name(made):
 def test_a_first_run_that_was_not_finished_refuses_other_options(tmp_path, toy, monkeypatch):
     folder, out = tmp_path / "corpus", tmp_path / "index"
     write(folder, ["a"])
-    monkeypatch.setattr("felga.indexing.job._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, out)
-    monkeypatch.undo()
-    sys.path.insert(0, str(Path(sys.modules["felga_toy"].__file__).parent))
-    with pytest.raises(BadIndexError, match="unfinished index of other options"):
+    with monkeypatch.context() as patched:
+        patched.setattr(toy_module(), "hook", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, out)
+    with pytest.raises(BadIndexError, match="unfinished index built with other options"):
         run(folder, out, Options(encoder="toy", keywords="words", regions="grid", top_keywords=3))
-    sys.path.pop(0)
+
+
+def interrupt(what):
+    raise KeyboardInterrupt
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, toy):
     write(tmp_path / "corpus", ["a"])
-    with pytest.raises(BadInputError, match="holds 'a.png' and no index"):
+    with pytest.raises(BadInputError, match="holds 'a.png' and is not an index"):
         run(tmp_path / "corpus", tmp_path / "corpus")
-    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [".lock", "a.png", "a.txt"]
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == ["a.png", "a.txt"]
 
 
 def test_a_second_writer_is_refused_and_a_reader_goes_on(made, monkeypatch):
     folder, out = made
     write(folder, ["q1"])
     inside, go = threading.Event(), threading.Event()
-    real = sys.modules["felga.indexing.job"]._sync_texts
 
-    def slow(*arguments):
-        inside.set()
-        assert go.wait(20)
-        real(*arguments)
+    def wait(what):
+        if what == "keywords":  # the new image is in the store by now
+            inside.set()
+            assert go.wait(20)
 
-    monkeypatch.setattr("felga.indexing.job._sync_texts", slow)
+    monkeypatch.setattr(toy_module(), "hook", wait)
     first = threading.Thread(target=run, args=(folder, out))
     first.start()
     assert inside.wait(20)
     try:
-        with pytest.raises(BusyError, match="another process writes"):
+        with pytest.raises(BusyError, match="another process is writing"):
             run(folder, out)
         engine = Engine.open(out)
         assert len(engine.search("p1", k=99)) == 10  # as it was: without q1
@@ -216,7 +166,7 @@ def test_the_bad_pack_is_read_or_quarantined_aloud(tmp_path, toy):
         assert bad[line["item_id"]] in line["reason"]
         assert line["kind"] == "image"
     assert report.images.quarantined == len(bad)
-    assert read_manifest(out).errors == {"images": len(bad), "texts": 0}
+    assert read_manifest(out).errors == Errors(images=len(bad), texts=0)
     found = {hit.image_id: hit for hit in Engine.open(out).search("anything", k=999)}
     assert set(found) == {image_id for image_id, reason in expected.items() if reason is None}
     for hit in found.values():
@@ -253,7 +203,8 @@ def test_texts_without_images_and_images_without_texts(tmp_path, toy):
     (folder / "a.txt").unlink()
     (folder / "poem.txt").unlink()
     run(folder, tmp_path / "images")
-    assert Engine.open(tmp_path / "images").assign(folder / "a.png") == []
+    with pytest.raises(BadInputError, match="holds no captions"):
+        Engine.open(tmp_path / "images").assign(folder / "a.png")
 
 
 def killed(site: Path, corpus: Path, out: Path, kills: int, seed: int) -> int:
@@ -288,7 +239,7 @@ def test_kills_of_a_sync_leave_the_old_index_readable(tmp_path, toy, toy_site):
     assert rows(tmp_path / "killed") == rows(tmp_path / "fresh")
 
 
-def test_chunks_do_not_hang_on_how_images_are_grouped(tmp_path, toy):
+def test_chunks_do_not_depend_on_how_images_are_grouped(tmp_path, toy):
     folder = tmp_path / "corpus"
     write(folder, [f"p{i}" for i in range(11)])
     from dataclasses import replace
@@ -299,7 +250,7 @@ def test_chunks_do_not_hang_on_how_images_are_grouped(tmp_path, toy):
 
 
 def test_options_are_checked():
-    with pytest.raises(BadInputError, match="top_keywords is 0"):
+    with pytest.raises(BadInputError, match="top_keywords must be at least 1, got 0"):
         Options(top_keywords=0)
     with pytest.raises(BadInputError, match="needs a region"):
         Options(top_regions=0, whole=False)

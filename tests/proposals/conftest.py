@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__package__}.contract")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 

@@ -1,6 +1,6 @@
-"""Stands for Detectron2 where it is not installed: the calls that felga makes, their arguments and results.
+"""A fake of Detectron2 for machines without it: the calls that felga makes, their arguments and results.
 
-Anything that felga calls otherwise fails here as it would there; the same tests run against the real one.
+A call that Detectron2 would refuse fails here too; where Detectron2 is installed, the tests use it instead.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Generator(nn.Module):
         y, x = torch.meshgrid(torch.arange(4) / 4 * height, torch.arange(5) / 5 * width, indexing="ij")
         boxes = torch.stack([x, y, x + width / 3, y + height / 3], -1).reshape(-1, 4)
         scores, order = pooled.sort(descending=True, stable=True)
-        found = types.SimpleNamespace(proposal_boxes=Boxes(boxes[order]), objectness_logits=scores)
-        return [found], {}
+        instances = types.SimpleNamespace(proposal_boxes=Boxes(boxes[order]), objectness_logits=scores)
+        return [instances], {}
 
 
 class Heads(nn.Module):
@@ -125,8 +125,8 @@ class Heads(nn.Module):
         best, classes = scores.max(1)
         order = best.argsort(descending=True, stable=True)
         boxes = Boxes(proposals[0].proposal_boxes.tensor[order])
-        found = types.SimpleNamespace(pred_boxes=boxes, scores=best[order], pred_classes=classes[order])
-        return [found], {}
+        instances = types.SimpleNamespace(pred_boxes=boxes, scores=best[order], pred_classes=classes[order])
+        return [instances], {}
 
 
 class Network(nn.Module):
@@ -148,14 +148,14 @@ class Network(nn.Module):
 
 
 class ProposalNetwork(Network):
-    preprocess_image = property()  # type: ignore[assignment]  # Detectron2's has none
+    preprocess_image = property()  # type: ignore[assignment]  # Detectron2's class has none
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         images = Network.preprocess_image(self, batched_inputs)
-        found, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
+        proposals, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
         ((height, width),) = images.image_sizes
         assert (batched_inputs[0]["height"], batched_inputs[0]["width"]) == (height, width)
-        return [{"proposals": found[0]}]
+        return [{"proposals": proposals[0]}]
 
 
 class GeneralizedRCNN(Network):
@@ -201,12 +201,12 @@ class Catalog(dict):
 
 
 def modules(folder: Path) -> dict[str, types.ModuleType]:
-    """What ``sys.modules`` holds when Detectron2 is imported; its configs are written to ``folder``."""
+    """The entries of ``sys.modules`` for Detectron2; its configs are written to ``folder``."""
     for name, architecture in ((RPN, "ProposalNetwork"), (MASK, "GeneralizedRCNN")):
         path = folder / "model_zoo" / "configs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump({"MODEL": {"META_ARCHITECTURE": architecture}}))
-    found = {
+    fakes = {
         name: types.ModuleType(name)
         for name in (
             "detectron2",
@@ -216,13 +216,13 @@ def modules(folder: Path) -> dict[str, types.ModuleType]:
             "detectron2.modeling",
         )
     }
-    found["detectron2"].__file__ = str(folder / "__init__.py")
-    found["detectron2.config"].get_cfg = lambda: CfgNode(copy.deepcopy(DEFAULTS))  # type: ignore[attr-defined]
-    found["detectron2.data"].MetadataCatalog = Catalog()  # type: ignore[attr-defined]
-    found["detectron2.data"].transforms = found["detectron2.data.transforms"]  # type: ignore[attr-defined]
-    found["detectron2.data.transforms"].ResizeShortestEdge = ResizeShortestEdge  # type: ignore[attr-defined]
-    found["detectron2.modeling"].build_model = build_model  # type: ignore[attr-defined]
-    return found
+    fakes["detectron2"].__file__ = str(folder / "__init__.py")
+    fakes["detectron2.config"].get_cfg = lambda: CfgNode(copy.deepcopy(DEFAULTS))  # type: ignore[attr-defined]
+    fakes["detectron2.data"].MetadataCatalog = Catalog()  # type: ignore[attr-defined]
+    fakes["detectron2.data"].transforms = fakes["detectron2.data.transforms"]  # type: ignore[attr-defined]
+    fakes["detectron2.data.transforms"].ResizeShortestEdge = ResizeShortestEdge  # type: ignore[attr-defined]
+    fakes["detectron2.modeling"].build_model = build_model  # type: ignore[attr-defined]
+    return fakes
 
 
 def install(folder: Path) -> None:

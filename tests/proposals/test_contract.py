@@ -1,4 +1,4 @@
-"""The contract over every proposer that reads a checkpoint."""
+"""The contracts, for the proposers that read a checkpoint and for keybert."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 
 from felga.proposals.detreg import detreg
 from felga.proposals.torchvision import torchvision
+from felga.registry import make_keywords
+from felga.testing import KeywordContract, ProposerContract
 
-from .contract import ProposerContract
 from .tiny import tiny_detreg, tiny_rcnn
 
 
@@ -24,3 +25,17 @@ class TestTorchvision(ProposerContract):
     def proposer(cls, tmp_path_factory):
         file = tiny_rcnn(tmp_path_factory.mktemp("rcnn") / "rcnn.pth")
         return torchvision(f"fasterrcnn_mobilenet_v3_large_320_fpn/{file}", device="cpu")
+
+
+class TestKeyBert(KeywordContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def proposer(cls):
+        return make_keywords("keybert", device="cpu")
+
+
+class TestKeyBertPhrases(KeywordContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def proposer(cls):
+        return make_keywords("keybert:1-2", device="cpu")

@@ -1,4 +1,4 @@
-"""detectron2 and mayaku: for real where they are installed, else Detectron2's calls by a fake of them."""
+"""detectron2 and mayaku: the real packages where installed, else a fake of the calls made to Detectron2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.proposals.detectron2 import class_names, detectron2, mayaku
+from felga.testing import ProposerContract
+from felga.testing.proposer import IMAGES, scene
 
 from . import fake_detectron2 as fake
-from .contract import IMAGES, ProposerContract, image
 
 REAL = importlib.util.find_spec("detectron2") is not None
 
@@ -29,7 +30,7 @@ def detectron(tmp_path_factory):
 
 
 def write(folder: Path, base: str = fake.MASK, seed: int = 0, **model) -> str:
-    """A small config over one of the model zoo and a random checkpoint of it: the proposer's argument."""
+    """Write a small config based on the zoo and a random checkpoint; return the proposer's argument."""
     import detectron2 as package
     import yaml
     from detectron2.config import get_cfg
@@ -79,34 +80,37 @@ def overlap(a, b):
     return both / (sum(areas) - both)
 
 
-def test_instances_overlap_little_whatever_their_class(tmp_path):
-    (found,) = detectron2(write(tmp_path), device="cpu").propose([image(200, 150, 9)], 10)
-    assert len(found) > 1
-    for i, a in enumerate(found):
-        assert all(overlap(a.box, b.box) <= 0.5 + 0.1 for b in found[:i])  # cut to the image afterwards
+def test_instances_of_all_classes_overlap_little(tmp_path):
+    (regions,) = detectron2(write(tmp_path), device="cpu").propose([scene(200, 150, 9)], 10)
+    assert len(regions) > 1
+    for i, a in enumerate(regions):
+        assert all(overlap(a.box, b.box) <= 0.5 + 0.1 for b in regions[:i])  # clipped to the image afterwards
 
 
 def test_labels_are_the_classes_of_the_model(tmp_path):
     argument = write(tmp_path)
-    (found,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
-    assert {r.label for r in found} <= {"0", "1", "2"}
+    (regions,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
+    assert {r.label for r in regions} <= {"0", "1", "2"}
     (tmp_path / "classes.txt").write_text("boat\nbuoy\n\nlight house\n")
-    (found,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
-    assert {r.label for r in found} <= {"boat", "buoy", "light house"}
-    (found,) = detectron2(f"{argument}#rpn", device="cpu").propose(IMAGES[:1], 5)
-    assert {r.label for r in found} == {None}
+    (regions,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
+    assert {r.label for r in regions} <= {"boat", "buoy", "light house"}
+    (regions,) = detectron2(f"{argument}#rpn", device="cpu").propose(IMAGES[:1], 5)
+    assert {r.label for r in regions} == {None}
+    (tmp_path / "classes.txt").write_bytes(b"boat\xff\nbuoy\nlight house\n")
+    with pytest.raises(BadInputError, match="is not UTF-8"):
+        detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
     (tmp_path / "classes.txt").write_text("boat\n")
     with pytest.raises(BadInputError, match="names 1 classes; the model has 3"):
         detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
-def test_names_that_fit_come_first(tmp_path):
+def test_names_are_used_only_if_their_number_fits(tmp_path):
     assert class_names(tmp_path / "m.pth", 2, ["a", "b"]) == ["a", "b"]
     assert class_names(tmp_path / "m.pth", 2, ["a", "b", "c"]) == ["0", "1"]
 
 
-def test_proposals_of_both_kinds_agree(tmp_path):
-    """The same proposal network, inside a Mask R-CNN and alone."""
+def test_rpn_proposals_agree_inside_and_outside_a_mask_rcnn(tmp_path):
+    """The same proposal network, inside a Mask R-CNN and on its own."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole, alone = write(tmp_path / "a"), write(tmp_path / "b", fake.RPN)
@@ -119,7 +123,7 @@ def test_proposals_of_both_kinds_agree(tmp_path):
     assert a
 
 
-def test_settings_tell_weights_and_sources_apart(tmp_path):
+def test_settings_depend_on_weights_and_source(tmp_path):
     for i in range(2):
         (tmp_path / str(i)).mkdir()
     a, b = (detectron2(write(tmp_path / str(i), seed=i), device="cpu").settings() for i in range(2))
@@ -133,9 +137,9 @@ def test_a_name_of_the_model_zoo(tmp_path):
     argument = write(tmp_path)
     weights = argument.rpartition("@")[2]
     for name in (fake.MASK, fake.MASK.removesuffix(".yaml")):
-        own = detectron2(f"{name}@{weights}", device="cpu")
+        proposer = detectron2(f"{name}@{weights}", device="cpu")
         with pytest.raises(BadInputError, match="is no checkpoint of GeneralizedRCNN"):  # 80 classes, not 3
-            own.propose(IMAGES[:1], 5)
+            proposer.propose(IMAGES[:1], 5)
 
 
 @pytest.mark.parametrize(
@@ -144,19 +148,19 @@ def test_a_name_of_the_model_zoo(tmp_path):
         ("", BadInputError, "CONFIG@WEIGHTS"),
         ("config.yaml", BadInputError, "CONFIG@WEIGHTS"),
         ("config.yaml@", BadInputError, "CONFIG@WEIGHTS"),
-        ("{own}#boxes", BadInputError, "#rpn or #instances"),
+        ("{valid}#boxes", BadInputError, "#rpn or #instances"),
         ("/none.yaml@{weights}", NotFoundError, r"none\.yaml"),
         ("{config}@/none.pth", NotFoundError, r"none\.pth"),
         ("{config}@/none.pkl", BadInputError, "is a pickle"),
-        ("{weights}@{weights}", BadInputError, "no config of Detectron2"),
+        ("{weights}@{weights}", BadInputError, "not a Detectron2 config"),
     ],
 )
 def test_wrong_arguments(tmp_path, argument, error, words):
-    own = write(tmp_path)
-    config, _, weights = own.rpartition("@")
-    with pytest.raises(error, match=words) as told:
-        detectron2(argument.format(own=own, config=config, weights=weights), device="cpu")
-    assert "\n" not in str(told.value)
+    valid = write(tmp_path)
+    config, _, weights = valid.rpartition("@")
+    with pytest.raises(error, match=words) as raised:
+        detectron2(argument.format(valid=valid, config=config, weights=weights), device="cpu")
+    assert "\n" not in str(raised.value)
 
 
 def test_instances_of_a_proposal_network(tmp_path):
@@ -164,12 +168,12 @@ def test_instances_of_a_proposal_network(tmp_path):
         detectron2(f"{write(tmp_path, fake.RPN)}#instances", device="cpu")
 
 
-def test_code_of_ones_own_is_not_here(tmp_path):
+def test_an_architecture_defined_elsewhere_is_refused(tmp_path):
     argument = write(tmp_path)
     config = tmp_path / "config.yaml"
     text = config.read_text().replace("MODEL:", "MODEL:\n  META_ARCHITECTURE: TeacherOfMine")
     config.write_text(text)
-    with pytest.raises(BadInputError, match="code that is not here"):
+    with pytest.raises(BadInputError, match="needs code that Detectron2 does not have"):
         detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
@@ -181,20 +185,20 @@ def test_truncated_weights(tmp_path):
         detectron2(argument, device="cpu").propose(IMAGES[:1], 5)
 
 
-def test_without_detectron2_the_line_is_told(monkeypatch):
+def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "detectron2", None)
     with pytest.raises(MissingError, match=r"pip install .*detectron2.*mayaku"):
         detectron2("a.yaml@b.pth", device="cpu")
 
 
-def test_without_mayaku_the_line_is_told(monkeypatch):
+def test_without_mayaku_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mayaku", None)
     with pytest.raises(MissingError, match="pip install mayaku"):
         mayaku("a.yaml@b.pth", device="cpu")
 
 
 @pytest.mark.skipif(not REAL, reason="Detectron2 is not installed: nothing to compare mayaku with")
-def test_mayaku_finds_what_detectron2_finds(tmp_path):
+def test_mayaku_proposes_what_detectron2_proposes(tmp_path):
     pytest.importorskip("mayaku")
     argument = write(tmp_path, RESNETS={"DEPTH": 50})
     from detectron2.config import get_cfg
@@ -205,11 +209,12 @@ def test_mayaku_finds_what_detectron2_finds(tmp_path):
     cfg.pop("OPTIONS_OF_MY_OWN")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     saved = torch.load(tmp_path / "model.pth")
-    saved["model"]["backbone.bottom_up.stem.conv1.weight"] *= 1e-3  # unnormed random layers blow up otherwise
+    # without trained norms the activations of random layers explode
+    saved["model"]["backbone.bottom_up.stem.conv1.weight"] *= 1e-3
     torch.save(saved, tmp_path / "model.pth")
     (a,) = detectron2(argument, device="cpu").propose(IMAGES[:1], 3)
     (b,) = mayaku(argument, device="cpu").propose(IMAGES[:1], 3)
     np.testing.assert_allclose(a[0].box, b[0].box, atol=0.1)
     assert [r.label for r in a] == [r.label for r in b]
-    # of random weights' many near ties, the last bits choose another one
+    # random weights give many near ties, which the last bits break differently
     assert all(overlap(one.box, two.box) > 0.8 for one, two in zip(a, b, strict=True))

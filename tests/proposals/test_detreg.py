@@ -1,4 +1,4 @@
-"""detreg: every key of the authors' checkpoint at full size, and the boxes of a tiny one."""
+"""detreg: every key of the authors' checkpoint at full size, and the boxes of a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import functional as F
 
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.proposals.detreg import architecture, convert, detreg
+from felga.testing.proposer import IMAGES
 
-from .contract import IMAGES
-from .tiny import in_the_authors_words, tiny_detr, tiny_detreg
+from .tiny import tiny_detr, tiny_detreg, with_the_authors_keys
 
 
 def resnet50_body() -> dict[str, tuple[int, ...]]:
@@ -46,7 +46,7 @@ def norm(name: str, size: int = 256) -> dict[str, tuple[int, ...]]:
 
 
 def official_shapes() -> dict[str, tuple[int, ...]]:
-    """What DETReg's checkpoint of ImageNet pre-training holds: its code, read module by module."""
+    """The keys of DETReg's checkpoint pre-trained on ImageNet, from its code, module by module."""
     shapes = {f"backbone.0.body.{key}": shape for key, shape in resnet50_body().items()}
     for level, (channels, kernel) in enumerate(((512, 1), (1024, 1), (2048, 1), (2048, 3))):
         shapes[f"input_proj.{level}.0.weight"] = (256, channels, kernel, kernel)
@@ -79,7 +79,7 @@ def official_shapes() -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def full_size():
-    """The model of transformers at full size, its parameters without memory."""
+    """transformers' model at full size, on the meta device."""
     import transformers as t
 
     state = {key: torch.empty(shape, device="meta") for key, shape in official_shapes().items()}
@@ -87,18 +87,18 @@ def full_size():
         return state, t.DeformableDetrForObjectDetection(architecture(state, {}, "the checkpoint"))
 
 
-def test_full_size_key_by_key_and_shape_by_shape(full_size):
+def test_keys_and_shapes_at_full_size(full_size):
     state, model = full_size
     assert len(state) == 565
     new, embedding = convert(state)
     assert len(embedding) == 4
-    assert len(new) == 585  # 565 - 4, and two more for each of the 12 joint projections
+    assert len(new) == 585  # 565 - 4, plus two for each of the 12 joint projections
     assert {k: tuple(v.shape) for k, v in new.items()} == {
         k: tuple(v.shape) for k, v in model.state_dict().items()
     }
 
 
-def test_full_size_architecture(full_size):
+def test_architecture_at_full_size(full_size):
     _, model = full_size
     config = model.config
     assert (config.num_queries, config.num_labels, config.d_model) == (300, 91, 256)
@@ -107,10 +107,10 @@ def test_full_size_architecture(full_size):
     assert (config.encoder_attention_heads, config.encoder_ffn_dim) == (8, 1024)
 
 
-def test_values_go_where_they_belong():
-    """Query, key and value are told apart, and norms that share a shape are not swapped."""
+def test_values_end_up_under_the_right_keys():
+    """Query, key and value are distinguished, and norms of equal shape are not swapped."""
     model = tiny_detr(1)
-    old = in_the_authors_words(model.state_dict())
+    old = with_the_authors_keys(model.state_dict())
     new, _ = convert(old)
     for key, value in model.state_dict().items():
         assert torch.equal(new[key], value), key
@@ -125,8 +125,8 @@ def test_values_go_where_they_belong():
 
 
 @pytest.mark.parametrize(("finetuned", "short_long"), [(False, (480, 600)), (True, (800, 1333))])
-def test_boxes_are_those_of_the_model(tmp_path, finetuned, short_long):
-    own = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)), device="cpu")
+def test_boxes_equal_those_of_transformers(tmp_path, finetuned, short_long):
+    proposer = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)), device="cpu")
     image = IMAGES[0]
     height, width = image.pixels.shape[:2]
     scale = min(short_long[0] / min(height, width), short_long[1] / max(height, width))
@@ -134,28 +134,32 @@ def test_boxes_are_those_of_the_model(tmp_path, finetuned, short_long):
     tensor = F.resize(tensor, [round(height * scale), round(width * scale)], antialias=True) / 255
     tensor = F.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
     with torch.no_grad():
-        wanted = tiny_detr(3)(pixel_values=tensor)
-    chances = wanted.logits[0].sigmoid()
+        expected = tiny_detr(3)(pixel_values=tensor)
+    chances = expected.logits[0].sigmoid()
     scores = chances.max(1).values if finetuned else chances[:, 1]
     order = scores.argsort(descending=True, stable=True)
     boxes = []
-    for x, y, w, h in wanted.pred_boxes[0][order].tolist():
+    for x, y, w, h in expected.pred_boxes[0][order].tolist():
         corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         boxes.append([min(max(c, 0), 1) * side for c, side in zip(corners, (width, height) * 2, strict=True)])
-    (found,) = own.propose([image], 20)
-    assert len(found) == 20
-    np.testing.assert_allclose([r.box for r in found], boxes, atol=1e-2)
-    np.testing.assert_allclose([r.score for r in found], scores[order], atol=1e-4)
-    assert own.settings()["objectness"] == ("best class" if finetuned else "label 1")
+    (regions,) = proposer.propose([image], 20)
+    assert len(regions) == 20
+    np.testing.assert_allclose([r.box for r in regions], boxes, atol=1e-2)
+    np.testing.assert_allclose([r.score for r in regions], scores[order], atol=1e-4)
+    assert proposer.settings()["objectness"] == ("best class" if finetuned else "label 1")
 
 
-def test_a_folder_of_transformers(tmp_path):
+def test_a_folder_of_transformers_loads_silently_and_proposes_the_same(tmp_path, caplog):
     model = tiny_detr(3)
     model.save_pretrained(tmp_path / "folder")
+    caplog.clear()
     a = detreg(str(tmp_path / "folder"), device="cpu")
     b = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=True)), device="cpu")
-    assert a.propose(IMAGES[:1], 5) == b.propose(IMAGES[:1], 5)
+    (ours,), (theirs,) = b.propose(IMAGES[:1], 5), a.propose(IMAGES[:1], 5)
+    np.testing.assert_allclose([r.box for r in ours], [r.box for r in theirs], atol=1e-3)
+    np.testing.assert_allclose([r.score for r in ours], [r.score for r in theirs], atol=1e-4)
     assert a.settings()["objectness"] == "best class"
+    assert [record.name for record in caplog.records if record.name.startswith("transformers")] == []
 
 
 def test_a_checkpoint_of_parallel_training(tmp_path):
@@ -170,7 +174,7 @@ def test_wrong_names(tmp_path):
         detreg("", device="cpu")
     with pytest.raises(NotFoundError, match=r"none\.pth"):
         detreg("/none/none.pth", device="cpu")
-    with pytest.raises(NotFoundError, match="no folder"):
+    with pytest.raises(NotFoundError, match="folder"):
         detreg("/none/none", device="cpu")
     with pytest.raises(MissingError, match="offline"):
         detreg("nobody/nothing-felga", device="cpu")
@@ -182,6 +186,49 @@ def test_a_truncated_checkpoint(tmp_path, kept):
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BadInputError, match="truncated"):
         detreg(str(file), device="cpu").propose(IMAGES[:1], 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "hf-hub:nobody/evil"}, "has the backbone 'hf-hub:nobody/evil'"),
+        ({"backbone": 5}, "has the backbone 5"),
+        ({"nheads": "many"}, "'many' attention heads"),
+        ({"nheads": 0}, "0 attention heads"),
+        ({"nheads": 3}, "Deformable DETR"),
+        ({"backbone": "no_such_network"}, "is not a Deformable DETR: .*no_such_network"),
+    ],
+)
+def test_options_of_a_hostile_checkpoint_are_refused(tmp_path, options, words):
+    file = tiny_detreg(tmp_path / "c.pth")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        saved = torch.load(file)
+    saved["args"] = argparse.Namespace(**{**vars(saved["args"]), **options})
+    torch.save(saved, file)
+    with pytest.raises(BadInputError, match=words):
+        detreg(str(file), device="cpu").settings()
+
+
+@pytest.mark.parametrize("checkpoint", [[1, 2], {"args": 5}, {"model": 3, "args": {}}])
+def test_a_checkpoint_without_tensors(tmp_path, checkpoint):
+    torch.save(checkpoint, tmp_path / "c.pth")
+    with pytest.raises(BadInputError, match="tensors"):
+        detreg(str(tmp_path / "c.pth"), device="cpu").settings()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.filterwarnings("ignore:You'd better set embed_dim")
+@pytest.mark.parametrize("shape", [(), (3,), (0, 0), (1, 2, 3)])
+def test_a_checkpoint_of_odd_shapes(tmp_path, shape):
+    joint = "transformer.decoder.layers.0.self_attn.in_proj_weight"
+    for key in ("query_embed.weight", "transformer.level_embed", "class_embed.0.weight", joint):
+        file = tiny_detreg(tmp_path / "c.pth")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            saved = torch.load(file)
+        saved["model"][key] = torch.zeros(shape)
+        torch.save(saved, file)
+        with pytest.raises(BadInputError, match="Deformable DETR"):
+            detreg(str(file), device="cpu").settings()
 
 
 def test_another_architecture(tmp_path):

@@ -1,4 +1,4 @@
-"""torchvision: the region proposal network against torchvision's own, weights from file and cache."""
+"""torchvision: region proposals equal torchvision's; weights from a file and from the cache."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torchvision.models import get_model, get_weight
 
 from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.proposals.torchvision import stretched, torchvision
+from felga.proposals.torchvision import torchvision
+from felga.testing.proposer import IMAGES
 
-from .contract import IMAGES
 from .tiny import tiny_rcnn
 
 NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -21,7 +21,7 @@ def file(tmp_path_factory):
     return tiny_rcnn(tmp_path_factory.mktemp("rcnn") / "rcnn.pth")
 
 
-def test_boxes_are_those_of_torchvision(file):
+def test_boxes_equal_those_of_torchvision(file):
     model = get_model(NAME, weights=None, weights_backbone=None, num_classes=5).eval()
     model.load_state_dict(torch.load(file))
     image = IMAGES[0]
@@ -32,11 +32,11 @@ def test_boxes_are_those_of_torchvision(file):
     height, width = batch.image_sizes[0]
     boxes = boxes.numpy() * np.array([image.width / width, image.height / height] * 2, np.float32)
     covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (image.width * image.height)
-    (found,) = torchvision(f"{NAME}/{file}", device="cpu").propose([image], 10)
-    np.testing.assert_allclose([r.box for r in found], boxes[covered < 0.99][:10], atol=1e-3)
+    (regions,) = torchvision(f"{NAME}/{file}", device="cpu").propose([image], 10)
+    np.testing.assert_allclose([r.box for r in regions], boxes[covered < 0.99][:10], atol=1e-3)
 
 
-def test_a_file_may_be_named_from_the_root(file):
+def test_a_file_may_be_given_relative_to_the_root(file):
     a, b = (torchvision(f"{NAME}/{name}", device="cpu") for name in (file, str(file)[1:]))
     assert a.settings() == b.settings()
     assert a.propose(IMAGES[:1], 3) == b.propose(IMAGES[:1], 3)
@@ -44,26 +44,36 @@ def test_a_file_may_be_named_from_the_root(file):
 
 def test_weights_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    own = torchvision(NAME, device="cpu")
-    with pytest.raises(MissingError, match="offline"):
-        own.propose(IMAGES[:1], 3)
+    with pytest.raises(MissingError, match=f"the weight file of torchvision:{NAME} is not on this machine"):
+        torchvision(NAME, device="cpu")  # at once, not at the first image
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     url = get_weight("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1").url
     tiny_rcnn(cache / url.rpartition("/")[2], classes=91)
-    (found,) = own.propose(IMAGES[:1], 3)
-    assert len(found) == 3
+    (regions,) = torchvision(NAME, device="cpu").propose(IMAGES[:1], 3)
+    assert len(regions) == 3
     (again,) = torchvision(f"{NAME}/COCO_V1", device="cpu").propose(IMAGES[:1], 3)
-    assert again == found
+    assert again == regions
+
+
+def test_a_failed_download_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    proposer = torchvision(NAME, device="cpu")
+    with pytest.raises(MissingError, match=f"cannot download the weights of torchvision:{NAME}") as error:
+        proposer.propose(IMAGES[:1], 3)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "hub" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("argument", "error", "words"),
     [
-        ("", BadInputError, "no region proposals"),
+        ("", BadInputError, "no region proposal network"),
         ("fasterrcnn_resnet50_fpm", BadInputError, "did you mean 'fasterrcnn_resnet50_fpn'"),
-        ("retinanet_resnet50_fpn", BadInputError, "no region proposals"),
-        (f"{NAME}/COCO_V9", BadInputError, "tags: COCO_V1"),
+        ("retinanet_resnet50_fpn", BadInputError, "no region proposal network"),
+        (f"{NAME}/COCO_V9", BadInputError, "tags are COCO_V1"),
         (f"{NAME}/none.pth", NotFoundError, r"none\.pth"),
         (f"{NAME}//none/none", NotFoundError, "none"),
     ],
@@ -83,9 +93,3 @@ def test_bad_checkpoints(file, tmp_path):
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(BadInputError, match="no tensors by name"):
         torchvision(f"{NAME}/{tmp_path}/list.pth", device="cpu").propose(IMAGES[:1], 3)
-
-
-def test_strips_are_stretched():
-    assert stretched(np.zeros((1, 3200, 3), np.uint8)).shape == (100, 3200, 3)
-    assert stretched(np.zeros((3200, 1, 3), np.uint8)).shape == (3200, 100, 3)
-    assert stretched(np.zeros((10, 320, 3), np.uint8)).shape == (10, 320, 3)

@@ -1,4 +1,4 @@
-"""Tiny random detectors, written as their authors' code writes them; felga's own loading code reads them."""
+"""Tiny random detectors, saved in the format of their authors' code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-# transformers' words -> those of DETReg's code; kept apart from felga's own rules, which go the other way.
+# transformers' keys -> keys of DETReg's code; independent of felga's rules, which go the other way.
 BACK = {
     "model.backbone.model.": "backbone.0.body.",
     "model.input_proj.": "input_proj.",
@@ -58,7 +58,7 @@ def tiny_detr(seed: int = 0) -> Any:
     return model
 
 
-def in_the_authors_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_the_authors_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     new: dict[str, torch.Tensor] = {}
     joint: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
@@ -82,8 +82,8 @@ def in_the_authors_words(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def tiny_detreg(path: Path, seed: int = 0, *, finetuned: bool = False, parallel: bool = False) -> Path:
-    """A checkpoint as DETReg's main.py saves it: model, optimizer, epoch and the options."""
-    state = in_the_authors_words(tiny_detr(seed).state_dict())
+    """A checkpoint as saved by DETReg's main.py: model, optimizer, epoch and options."""
+    state = with_the_authors_keys(tiny_detr(seed).state_dict())
     if not finetuned:
         for i, (rows, columns) in enumerate(((32, 32), (512, 32))):
             state[f"feature_embed.layers.{i}.weight"] = torch.zeros(rows, columns)
@@ -98,11 +98,11 @@ def tiny_detreg(path: Path, seed: int = 0, *, finetuned: bool = False, parallel:
 
 
 def tiny_rcnn(path: Path, name: str = "fasterrcnn_mobilenet_v3_large_320_fpn", classes: int = 5) -> Path:
-    """A torchvision detector of random weights; the smallest that torchvision has (19 M parameters)."""
+    """torchvision's smallest detector (19 M parameters) with random weights."""
     from torchvision.models import get_model
 
     torch.manual_seed(0)
     model = get_model(name, weights=None, weights_backbone=None, num_classes=classes)
-    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.1)  # or every box is as good
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.1)  # otherwise all boxes score the same
     torch.save(model.state_dict(), path)
     return path

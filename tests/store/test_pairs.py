@@ -15,21 +15,19 @@ from felga.files import sha256_file
 from felga.indexing.job import Options, apply_fenet, index
 from felga.store.manifest import read_manifest
 from felga.store.pairs import features_of
-from felga.store.tables import Owners
+from felga.store.stored import StoredIndex
 from felga.store.verify import verify
 from tests.cli.test_app import call
-from tests.indexing.test_job import CHEAP, run, write
+from tests.made import CHEAP, run, write
 
 
 def test_features_are_the_raw_vectors_of_pairs(demo):
     features = features_of(demo[0])
     assert len(features) == 16
     assert features.encoder == "conse"
-    manifest = read_manifest(demo[0])
-    images = (
-        Owners(demo[0] / "images.lance", manifest.images.version).read(["image_id", "vectors"]).to_pylist()
-    )
-    texts = Owners(demo[0] / "texts.lance", manifest.texts.version)
+    opened = StoredIndex.open(demo[0])
+    images = opened.images.read(["image_id", "vectors"]).to_pylist()
+    texts = opened.texts
     rows = {row["image_id"]: row for row in texts.read(["image_id", "keywords", "vectors"]).to_pylist()}
     for pair, row in enumerate(sorted(images, key=lambda row: row["image_id"])):
         regions = features.regions[features.region_offsets[pair] : features.region_offsets[pair + 1]]
@@ -51,7 +49,7 @@ def test_pairs_need_both(tmp_path, toy):
     for name in ("a", "c"):
         (folder / f"{name}.txt").unlink()
     run(folder, tmp_path / "index")
-    with pytest.raises(BadInputError, match="no image of .* has a text"):
+    with pytest.raises(BadInputError, match="no image in .* has a caption"):
         features_of(tmp_path / "index")
 
 
@@ -82,7 +80,7 @@ def test_train_apply_search_and_take_off(capsys, demo_copy, trained, tmp_path):
     engine = Engine.open(demo_copy, device="cpu")
     fenet = load_fenet(trained)
     query = fenet.apply(engine.encoder.encode_texts(["cat"]))[0]
-    table = Owners(demo_copy / "images.lance", engine.manifest.images.version)
+    table = engine.index.images
     wanted = {
         row["image_id"]: float((fenet.apply(np.float32(row["vectors"])) @ query).max())
         for row in table.read(["image_id", "vectors"]).to_pylist()

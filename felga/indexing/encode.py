@@ -1,0 +1,132 @@
+"""Doing a plan: images and texts become rows, appended to the store in whole chunks of owners."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from felga.corpus.decode import UnreadableImage, decode_image
+from felga.corpus.items import Corpus, ImageItem, TextItem
+from felga.indexing.options import Report
+from felga.indexing.parts import Parts
+from felga.indexing.plan import Plan
+from felga.indexing.workers import ahead, groups
+from felga.store.schema import ImageRow, TextRow, image_table, text_table
+from felga.store.tables import OwnerTable
+from felga.types import DecodedImage, Progress, Region
+
+GROUP = 8  # images decoded and encoded together; more if the encoder's batches are larger
+
+
+def run_images(
+    plan: Plan[ImageItem], corpus: Corpus, table: OwnerTable, parts: Parts, report: Report, progress: Progress
+) -> None:
+    """Bring the table of images in line with the plan."""
+    _prepare_table(plan, table, report)
+    options = parts.options
+    total = len(plan.encode) + plan.counts.unchanged + plan.counts.renamed
+    done = total - len(plan.encode)
+    progress("images", done, total)
+
+    def prepare(group: Sequence[ImageItem]) -> list[tuple[ImageRow, DecodedImage | None, list[Region]]]:
+        return [_decoded(item, corpus, parts, report) for item in group]
+
+    size = min(32, max(GROUP, options.batch_size // (options.top_regions + 1)))
+    chunk: list[ImageRow] = []
+    for group in ahead(prepare, groups(plan.encode, options.commit_every, size)):
+        with report.timed("encoding"):
+            chunk += _encoded(group, parts)
+        done += len(group)
+        if len(chunk) >= options.commit_every or done == total:
+            with report.timed("store"):
+                table.append(image_table(chunk, parts.encoder.dim))
+            chunk = []
+        progress("images", done, total)
+
+
+def run_texts(
+    plan: Plan[TextItem], table: OwnerTable, parts: Parts, report: Report, progress: Progress
+) -> None:
+    """Bring the table of texts in line with the plan."""
+    _prepare_table(plan, table, report)
+    every = parts.options.commit_every
+    total = len(plan.encode) + plan.counts.unchanged + plan.counts.renamed
+    done = total - len(plan.encode)
+    progress("texts", done, total)
+    for group in groups(plan.encode, every, every):
+        with report.timed("keywords"):
+            found = parts.propose_keywords([item.text for item in group])
+            distinct = sorted({keyword.text for own in found for keyword in own})
+            row_of = {word: row for row, word in enumerate(distinct)}
+            vectors = parts.encode_texts(distinct)
+        rows = [
+            TextRow(item.text_id, item.image_id, item.text, own, vectors[[row_of[k.text] for k in own]])
+            for item, own in zip(group, found, strict=True)
+        ]
+        with report.timed("store"):
+            table.append(text_table(rows, parts.encoder.dim))
+        done += len(group)
+        progress("texts", done, total)
+
+
+def sha256_of_item(corpus: Corpus, item: ImageItem) -> str:
+    """The sha256 of an image's bytes; empty where it cannot be read (decoding then gives the reason)."""
+    try:
+        return hashlib.sha256(corpus.read(item)).hexdigest()
+    except UnreadableImage:
+        return ""
+
+
+def quarantine_reason(corpus: Corpus, item: ImageItem, max_megapixels: float) -> str | None:
+    """Why an image cannot be indexed, or None."""
+    try:
+        decode_image(corpus.read(item), item.image_id, max_megapixels=max_megapixels)
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def _prepare_table(plan: Plan[Any], table: OwnerTable, report: Report) -> None:
+    with report.timed("store"):
+        by_columns: dict[tuple[str, ...], list[int]] = {}
+        for at, (_, _, values) in enumerate(plan.moves):
+            by_columns.setdefault(tuple(values), []).append(at)
+        for columns, rows in by_columns.items():
+            moves = [plan.moves[at] for at in rows]
+            table.rewrite(
+                [position for position, _, _ in moves],
+                [row_id for _, row_id, _ in moves],
+                {name: [values[name] for _, _, values in moves] for name in columns},
+            )
+        table.delete(plan.remove)
+
+
+def _decoded(
+    item: ImageItem, corpus: Corpus, parts: Parts, report: Report
+) -> tuple[ImageRow, DecodedImage | None, list[Region]]:
+    """Decode an image and propose its regions; if it is unreadable the row has the reason in ``error``."""
+    row = ImageRow(item.image_id, os.fsencode(item.path), item.size, item.mtime_ns, "")
+    try:
+        with report.timed("decode"):
+            data = corpus.read(item)
+            row = replace(row, sha256=hashlib.sha256(data).hexdigest())
+            image = decode_image(data, item.image_id, max_megapixels=parts.options.max_megapixels)
+    except UnreadableImage as error:
+        return replace(row, error=str(error)), None, []
+    with report.timed("proposals"):
+        regions = parts.propose(image)
+    return replace(row, width=image.width, height=image.height), image, regions
+
+
+def _encoded(
+    group: Sequence[tuple[ImageRow, DecodedImage | None, list[Region]]], parts: Parts
+) -> list[ImageRow]:
+    readable = [(image, regions) for _, image, regions in group if image is not None]
+    vectors = iter(parts.encode_regions([image for image, _ in readable], [own for _, own in readable]))
+    return [
+        row if image is None else replace(row, regions=regions, vectors=next(vectors))
+        for row, image, regions in group
+    ]

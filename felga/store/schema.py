@@ -1,0 +1,211 @@
+"""Rows of the store: one per image, one per text, with all fragments, raw vectors and a checksum.
+
+Fragments are Arrow lists, so that an owner's fragments lie side by side. Vectors are the encoder's, before
+any FENet. The checksum travels with the row: damage between a commit and the manifest that names it is
+found when the manifest is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute  # pa.compute
+
+from felga.types import Keyword, Region, Rows, Vectors
+
+CHECK = "check"
+CHECK_BYTES = 16
+UNCHECKED = frozenset({CHECK, "mtime_ns"})  # a wrong time only costs one hash of the file
+
+
+def image_schema(dim: int) -> pa.Schema:
+    """Columns of ``images.lance``."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("path", pa.binary()),  # relative to the corpus; bytes, since a name need not be UTF-8
+            ("size", pa.int64()),
+            ("mtime_ns", pa.int64()),
+            ("sha256", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("error", pa.string()),  # why it was quarantined; such a row has no fragments
+            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+            ("scores", pa.list_(pa.float32())),
+            ("whole", pa.list_(pa.bool_())),
+            ("labels", pa.list_(pa.string())),
+            ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
+            (CHECK, pa.binary(CHECK_BYTES)),
+        ]
+    )
+
+
+def text_schema(dim: int) -> pa.Schema:
+    """Columns of ``texts.lance``."""
+    return pa.schema(
+        [
+            ("text_id", pa.string()),
+            ("image_id", pa.string()),
+            ("text", pa.string()),
+            ("keywords", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+            ("starts", pa.list_(pa.int32())),
+            ("ends", pa.list_(pa.int32())),
+            ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
+            (CHECK, pa.binary(CHECK_BYTES)),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An image to be stored; a quarantined one has ``error`` and no regions."""
+
+    image_id: str
+    path: bytes
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int = 0
+    height: int = 0
+    error: str | None = None
+    regions: Sequence[Region] = ()
+    vectors: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A text to be stored."""
+
+    text_id: str
+    image_id: str | None
+    text: str
+    keywords: Sequence[Keyword]
+    vectors: Vectors
+
+
+def image_table(rows: Sequence[ImageRow], dim: int) -> pa.Table:
+    """The Arrow table of images, checksums included."""
+    offsets = _offsets([len(row.regions) for row in rows])
+    regions = [region for row in rows for region in row.regions]
+    boxes = np.array([region.box for region in regions], np.float32)
+    return checked(
+        [
+            pa.array([row.image_id for row in rows], pa.string()),
+            pa.array([row.path for row in rows], pa.binary()),
+            pa.array([row.size for row in rows], pa.int64()),
+            pa.array([row.mtime_ns for row in rows], pa.int64()),
+            pa.array([row.sha256 for row in rows], pa.string()),
+            pa.array([row.width for row in rows], pa.int32()),
+            pa.array([row.height for row in rows], pa.int32()),
+            pa.array([row.error for row in rows], pa.string()),
+            pa.ListArray.from_arrays(offsets, _fixed(boxes, 4)),
+            pa.ListArray.from_arrays(offsets, pa.array([r.score for r in regions], pa.float32())),
+            pa.ListArray.from_arrays(offsets, pa.array([r.whole for r in regions], pa.bool_())),
+            pa.ListArray.from_arrays(offsets, pa.array([r.label for r in regions], pa.string())),
+            pa.ListArray.from_arrays(offsets, _fixed(_stack([row.vectors for row in rows], dim), dim)),
+        ],
+        image_schema(dim),
+    )
+
+
+def text_table(rows: Sequence[TextRow], dim: int) -> pa.Table:
+    """The Arrow table of texts, checksums included."""
+    offsets = _offsets([len(row.keywords) for row in rows])
+    keywords = [keyword for row in rows for keyword in row.keywords]
+    return checked(
+        [
+            pa.array([row.text_id for row in rows], pa.string()),
+            pa.array([row.image_id for row in rows], pa.string()),
+            pa.array([row.text for row in rows], pa.string()),
+            pa.ListArray.from_arrays(offsets, pa.array([k.text for k in keywords], pa.string())),
+            pa.ListArray.from_arrays(offsets, pa.array([k.score for k in keywords], pa.float32())),
+            pa.ListArray.from_arrays(offsets, pa.array([k.span[0] for k in keywords], pa.int32())),
+            pa.ListArray.from_arrays(offsets, pa.array([k.span[1] for k in keywords], pa.int32())),
+            pa.ListArray.from_arrays(offsets, _fixed(_stack([row.vectors for row in rows], dim), dim)),
+        ],
+        text_schema(dim),
+    )
+
+
+def checked(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:
+    """A table of ``columns`` (all of ``schema`` but the checksum), with the checksum of each row."""
+    names = [name for name in schema.names if name != CHECK]
+    plain = pa.record_batch(list(columns), names=names)
+    checks = pa.array(row_checks(plain), pa.binary(CHECK_BYTES))
+    return pa.table([*columns, checks], schema=schema)
+
+
+def row_checks(batch: pa.RecordBatch) -> list[bytes]:
+    """One BLAKE2b digest (16 bytes) per row, over every value but its modification time and checksum."""
+    readers = [_bytes_of(batch.column(name)) for name in sorted(batch.schema.names) if name not in UNCHECKED]
+    checks = []
+    for row in range(batch.num_rows):
+        digest = hashlib.blake2b(digest_size=CHECK_BYTES)
+        for read in readers:
+            digest.update(read(row))
+        checks.append(digest.digest())
+    return checks
+
+
+def _bytes_of(column: pa.Array) -> Callable[[int], bytes]:
+    """A function from row to bytes that differ wherever the values do."""
+    if pa.types.is_list(column.type):
+        counts = list_lengths(column)
+        ends = np.cumsum(counts)
+        values = column.flatten()
+        if pa.types.is_string(values.type):
+            words = [_framed(value) for value in values.to_pylist()]
+            return lambda row: _count(counts[row]) + b"".join(words[ends[row] - counts[row] : ends[row]])
+        numbers = flat(column) if pa.types.is_fixed_size_list(values.type) else _numbers(values)
+        return lambda row: _count(counts[row]) + numbers[ends[row] - counts[row] : ends[row]].tobytes()
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        texts = [_framed(value) for value in column.to_pylist()]
+        return texts.__getitem__
+    numbers = _numbers(column)
+    return lambda row: bytes(numbers[row].tobytes())
+
+
+def _framed(value: str | bytes | None) -> bytes:
+    if value is None:
+        return b"-"
+    data = value.encode() if isinstance(value, str) else value
+    return b"+" + _count(len(data)) + data
+
+
+def _count(value: int) -> bytes:
+    return int(value).to_bytes(8, "little")
+
+
+def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(column.to_numpy(zero_copy_only=False))
+
+
+def flat(column: pa.Array) -> Vectors:
+    """(n, dim) float32 of a list column of vectors or boxes."""
+    values = column.flatten()  # respects the slice that a batch is
+    dim = values.type.list_size
+    return np.asarray(values.flatten(), np.float32).reshape(-1, dim)
+
+
+def list_lengths(column: pa.Array) -> Rows:
+    """(rows,) int64: the length of each list, 0 for null."""
+    return np.asarray(pa.compute.fill_null(pa.compute.list_value_length(column), 0), np.int64)
+
+
+def _offsets(counts: Sequence[int]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+
+
+def _fixed(values: Any, dim: int) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values, np.float32).reshape(-1)), dim)
+
+
+def _stack(parts: Sequence[Vectors | None], dim: int) -> Vectors:
+    filled = [part for part in parts if part is not None and len(part)]
+    return np.concatenate(filled) if filled else np.empty((0, dim), np.float32)
