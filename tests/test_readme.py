@@ -69,6 +69,15 @@ def test_the_python_example_works(newcomer, monkeypatch, capsys):
     assert "motorcycle" in out[-1]
 
 
+def test_the_examples_of_the_python_page_work(newcomer, monkeypatch, capsys):
+    monkeypatch.chdir(newcomer)
+    code = "\n".join(blocks("docs/python.md", "python"))
+    exec(compile(code, "docs/python.md", "exec"), {})
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 4
+    assert "motorcycle" in out[-1]
+
+
 def test_the_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     text = "".join(page.read_text() for page in PAGES)
