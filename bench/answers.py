@@ -21,7 +21,6 @@ from typing import Any
 import felga
 from felga.corpus.coco import CocoCorpus, read_coco
 from felga.evaluation.results import commit, machine
-from felga.indexing.job import Options
 from felga.types import Box, ImageHit
 
 CUTS = (1, 5, 10)
@@ -87,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "index")
         corpus = CocoCorpus(annotations / f"captions_{split}.json", root / split)
-        report = felga.index(corpus, out, Options(device="cpu"))
+        report = felga.index(corpus, out, felga.Options(device="cpu"))
         engine = felga.Engine.open(out, device="cpu")
         found = engine.search_all(names, max(CUTS))
         absent = {word: round(engine.search(word, 1)[0].score, 3) for word in ABSENT}
