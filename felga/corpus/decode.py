@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from felga.corpus.items import MAX_MEGAPIXELS
 from felga.errors import BadInputError
 from felga.types import DecodedImage, Pixels
 
 WORKING_SIDE = 2048  # pixels; a longer image is reduced when it is read
-MAX_MEGAPIXELS = 178.0  # of the original, read from its header before anything is decoded
 # No other formats: some start programs (EPS starts Ghostscript), whatever the file is called.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 ORIENTATION = 0x0112  # EXIF tag

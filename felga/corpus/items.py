@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image are one text (FELGA, 4.3), or a text each."""
 
