@@ -40,7 +40,8 @@ from felga.files import sha256_file, to_json
 from felga.indexing.job import Options, index
 from felga.registry import make_encoder
 from felga.search.segments import segment_max, top_owners
-from felga.show.figures import Hit, class_bars, precision_recall_figure, result_sheet
+from felga.show.figures import class_bars, precision_recall_figure
+from felga.show.sheets import Hit, result_sheet
 from felga.store.manifest import Manifest, read_manifest
 from felga.store.pairs import features_of
 from felga.store.tables import Owners, flat
