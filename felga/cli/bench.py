@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from felga.cli import flags
-from felga.cli.output import echo, say
+from felga.cli.output import echo, say, write_file
 from felga.cli.progress import progress
 from felga.errors import BadInputError
 from felga.files import shown
@@ -86,14 +86,14 @@ def bench_proposals(
     """Recall at 10, 50 and 100 proposals, COCO's average recall, and time, per proposer."""
     flags.go_offline(offline)
     from felga.evaluation import proposal_recall
-    from felga.files import to_json, write_whole
+    from felga.files import to_json
 
     with progress() as show:
         measured = proposal_recall.bench_proposals(
             root, split, flags.parse_names(regions), every=every, device=device, progress=show
         )
     if out:
-        write_whole(out, (to_json(measured, indent=1) + "\n").encode())
+        write_file(out, to_json(measured, indent=1) + "\n")
         say(f"results are in {shown(out)}")
     echo(proposal_recall.as_table(measured["results"]))
 
@@ -115,5 +115,5 @@ def _write(measured: dict[str, Any], out: Path | None, tables: Path | None, form
         write_results(measured, out)
         say(f"results are in {shown(out)}")
     if tables:
-        tables.write_text(rendered, "utf-8")
+        write_file(tables, rendered)
     echo(rendered)

@@ -21,43 +21,46 @@ if TYPE_CHECKING:
     from felga.indexing.options import Report
 
 
+CorpusName = Annotated[
+    str | None,
+    typer.Argument(help="Folder of images, with captions in NAME.txt or metadata.jsonl; or PLUGIN:ARGUMENT."),
+]
+Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
+TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]
+TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
+TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="FENet checkpoint to put on the index.")]
+CommitEvery = Annotated[
+    int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
+]
+Limit = Annotated[float, typer.Option(help="Quarantine larger images.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Go ahead even if most of the index would be removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
+
+
 def index(
-    corpus: Annotated[
-        str | None,
-        typer.Argument(help="Folder of images with captions in NAME.txt or metadata.jsonl; or PLUGIN:ARG."),
-    ] = None,
+    corpus: CorpusName = None,
     out: Annotated[Path | None, typer.Option(help="Index folder. [default: indexes/NAME]")] = None,
     coco: Annotated[Path | None, typer.Option(help="COCO captions json, instead of a folder.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the COCO images.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")] = None,
-    texts: Annotated[
-        Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")
-    ] = "joined",
+    ids: Ids = None,
+    texts: TextsPer = "joined",
     encoder: flags.Encoder = flags.DEFAULTS.encoder,
     regions: flags.Regions = flags.DEFAULTS.regions,
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
-    top_regions: Annotated[
-        int, typer.Option(help="At most this many regions per image.")
-    ] = flags.DEFAULTS.top_regions,
-    top_keywords: Annotated[
-        int, typer.Option(help="At most this many keywords per text.")
-    ] = flags.DEFAULTS.top_keywords,
+    top_regions: TopRegions = flags.DEFAULTS.top_regions,
+    top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
     whole: flags.Whole = flags.DEFAULTS.whole,
     pooling: flags.Pooling = None,
-    fenet: Annotated[Path | None, typer.Option(help="FENet checkpoint to put on the index.")] = None,
+    fenet: Checkpoint = None,
     device: flags.Device = flags.DEFAULTS.device,
     batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
-    commit_every: Annotated[
-        int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
-    ] = flags.DEFAULTS.commit_every,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Quarantine larger images.")
-    ] = flags.DEFAULTS.max_megapixels,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Go ahead even if most of the index would be removed.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")] = False,
+    commit_every: CommitEvery = flags.DEFAULTS.commit_every,
+    max_megapixels: Limit = flags.DEFAULTS.max_megapixels,
+    prune: Prune = False,
+    dry_run: DryRun = False,
+    strict: Strict = False,
     offline: flags.Offline = False,
 ) -> None:
     """Bring an index in line with a corpus: new, changed, renamed and removed images and texts.
@@ -65,14 +68,14 @@ def index(
     Unchanged ones are not encoded again, and an interrupted run resumes. What cannot be read is listed with
     its reason in errors.jsonl, and counted.
     """
-    values = dict(locals())
+    values = locals().copy()
     flags.go_offline(offline)
     from felga.indexing.job import index as run
     from felga.indexing.options import Options
 
     source, name = _corpus(corpus, coco, images, ids, texts)
     target = out or Path("indexes", name)
-    options = Options(**{key: values[key] for key in asdict(flags.DEFAULTS)})
+    options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
     with progress() as show:
         report = run(source, target, options, fenet=fenet, prune=prune, dry_run=dry_run, progress=show)
     if dry_run:

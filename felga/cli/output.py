@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
+
+from felga.errors import StorageError
+from felga.files import shown, storage_reason, write_whole
 
 READER_GONE = 141
 """Exit code once nobody reads stdout any more, as of a program that SIGPIPE ended."""
@@ -43,3 +47,17 @@ def echo_json(value: Any) -> None:
 def say(line: str) -> None:
     """Write a message to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a result, in a new folder if need be.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+    except OSError as error:
+        reason = storage_reason(error) or error.strerror
+        raise StorageError(f"{shown(path)} cannot be written: {reason}") from error
