@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
 LARGEST = 2**63 - 1  # sizes and times are stored as int64
