@@ -183,7 +183,7 @@ def _missing(engine: Engine, hits: Sequence[Sequence[ImageHit]]) -> frozenset[st
     missing = frozenset(path for path in paths if not os.path.exists(path))
     if missing:
         say(
-            f"{len(missing)} of {len(paths)} images are not where they were indexed, e.g. "
+            f"{len(missing)} of {len(paths)} images not found, e.g. "
             f"{shown(min(missing))}: give their new folder with --root, or run `felga index` again"
         )
     return missing

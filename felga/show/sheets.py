@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,7 +229,7 @@ def _underline(pen: ImageDraw.ImageDraw, at: tuple[float, float], line: str, key
 
 def _lettering(text: str, size: int) -> tuple[Font, str]:
     """A font for ``text``, and the text with the characters escaped that the font lacks."""
-    text = " ".join(text.split())
+    text = re.sub(r"\s", " ", text)
     best: Font = _font("", size)
     if all(_has(best, char) for char in text):
         return best, text

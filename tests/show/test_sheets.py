@@ -103,6 +103,10 @@ def test_keywords_are_underlined(tmp_path):
     purple = (with_word[30:, 340:] == REGION).all(-1)
     rows = np.flatnonzero(purple.sum(1) > 20)
     assert len(rows) == 2, "the underline is two pixels thick"
+    font = ImageFont.load_default(16)
+    columns = np.flatnonzero(purple[rows[0]])
+    assert columns.min() == int(font.getlength("A "))
+    assert abs(columns.max() - columns.min() - font.getlength("Boat")) <= 1
 
 
 @pytest.mark.parametrize("size", [14, 16, 18])
