@@ -38,8 +38,9 @@ import sklearn
 import torch
 from sklearn.metrics import average_precision_score
 
-from felga.evaluation.ranking import owner_scores, rank
+from felga.evaluation.ranking import rank
 from felga.evaluation.results import commit, machine
+from felga.search.matrix import owner_scores
 
 BOXES = {"2017": 36_781, "2014": 291_875}
 TEXTS = {"2017": 5_000, "2014": 40_504}

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from felga.fenet import train
 from felga.fenet.checkpoint import build
 from felga.fenet.features import Features, Table
 from felga.fenet.recipes import make_recipe
+from felga.fenet.step import Stepper
 
 DIM, REGIONS, KEYWORDS, COCO_2017 = 512, 10, 10, 118_287
 H100_BYTES_PER_S = 3.35e12
@@ -70,7 +70,7 @@ def on_cpu(steps: int) -> dict[str, object]:
     torch.manual_seed(0)
     net = build(recipe, DIM).train()
     steppers = {
-        name: train.Stepper(module, table, recipe, recipe.batch, "float32")
+        name: Stepper(module, table, recipe, recipe.batch, "float32")
         for name, module in (("one_pass", net), ("two_passes", TwoPasses(net)))
     }
     times: dict[str, list[float]] = {name: [] for name in steppers}
@@ -115,7 +115,7 @@ def on_cuda(epochs: int) -> dict[str, object]:
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         net = build(recipe, DIM).cuda().train()
-        stepper = train.Stepper(net, table, recipe, recipe.batch, precision)
+        stepper = Stepper(net, table, recipe, recipe.batch, precision)
         steps = len(table) // recipe.batch
         seconds, losses = [], []
         for _ in range(epochs):

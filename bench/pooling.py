@@ -23,9 +23,9 @@ import felga
 from felga.corpus.coco import read_coco, read_instances
 from felga.corpus.decode import read_image
 from felga.encoders import conse as module
-from felga.evaluation.average_precision import metrics
 from felga.evaluation.results import commit, machine
 from felga.registry import make_regions
+from felga.search.average_precision import metrics
 from felga.search.segments import segment_max
 from felga.types import Boxes, DecodedImage
 

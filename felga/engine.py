@@ -16,6 +16,7 @@ import numpy.typing as npt
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown, to_json
 from felga.models.cache import VectorCache
+from felga.proposals.inflection import singular
 from felga.registry import make_encoder
 from felga.search.owners import Owner, best_owners
 from felga.store.manifest import Manifest, differences
@@ -259,7 +260,12 @@ class Engine:
     def _text_hits(self, queries: Vectors, k: int) -> list[list[TextHit]]:
         _at_least_one(k=k)
         offsets = self._once("text offsets", self.index.texts.offsets)
-        found = best_owners(self.index.keywords, offsets, queries, k)
+
+        def concepts(position: int) -> list[str]:
+            (row,) = self.index.texts.take([position], ["keywords"])
+            return [singular(keyword) for keyword in row["keywords"]]
+
+        found = best_owners(self.index.keywords, offsets, queries, k, concepts=concepts)
         rows = _take(self.index.texts, found, ["text_id", "text", "keywords", "starts", "ends"])
         return [
             [

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read without surprises, hashed; and json that is always UTF-8."""
+"""Files: written whole or not at all, read without surprises, fingerprinted; json that is always UTF-8."""
 
 from __future__ import annotations
 

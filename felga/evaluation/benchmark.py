@@ -37,13 +37,15 @@ from felga.fenet.recipes import make_recipe
 from felga.fenet.train import Progress as Training
 from felga.fenet.train import train
 from felga.files import sha256_file, to_json
-from felga.indexing.job import Options, index
+from felga.indexing.job import index
+from felga.indexing.options import Options
 from felga.registry import make_encoder
 from felga.search.segments import segment_max, top_owners
 from felga.show.figures import Hit, class_bars, precision_recall_figure, result_sheet
 from felga.store.manifest import Manifest, read_manifest
 from felga.store.pairs import features_of
-from felga.store.tables import Owners, flat
+from felga.store.schema import flat, list_lengths
+from felga.store.stored import StoredIndex
 from felga.types import Box, Encoder, Progress
 
 UNTRAINED = ("entire", "frozen")
@@ -77,9 +79,9 @@ def encode_split(
 def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
     """Everything that a test needs of a split: fragments from its index, queries and truth beside them."""
     truth = read_instances(encoded.files.instances)
-    manifest = encoded.manifest
-    table = Owners(encoded.folder / "images.lance", manifest.images.version)
-    rows = table.read(["image_id", "path", "error", "boxes", "whole", "vectors"])
+    rows = StoredIndex.open(encoded.folder).images.read(
+        ["image_id", "path", "error", "boxes", "whole", "vectors"]
+    )
     ids = rows.column("image_id").to_pylist()
     readable = [i for i, error in enumerate(rows.column("error").to_pylist()) if error is None]
     unknown = [ids[i] for i in readable if ids[i] not in truth.truths]
@@ -91,7 +93,7 @@ def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
     names = list(truth.categories.values())
     class_of = {category: c for c, category in enumerate(truth.categories)}
 
-    counts = np.asarray(rows.column("boxes").combine_chunks().value_lengths().fill_null(0))
+    counts = list_lengths(rows.column("boxes").combine_chunks())
     starts = np.concatenate([[0], np.cumsum(counts)])
     taken = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
     region_vectors = flat(rows.column("vectors").combine_chunks())[taken]
@@ -137,7 +139,7 @@ def read_split(encoded: Encoded, options: Options, progress: Progress) -> Split:
 
 def _texts(encoded: Encoded, place: dict[str, int]) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
     """(text, rows of its keywords) of each image, and each distinct keyword's vector."""
-    table = Owners(encoded.folder / "texts.lance", encoded.manifest.texts.version)
+    table = StoredIndex.open(encoded.folder).texts
     texts: list[tuple[str, list[int]]] = [("", []) for _ in place]
     words: dict[str, Any] = {}
     numbers: dict[str, int] = {}
@@ -353,7 +355,7 @@ def _paths(encoded: Encoded) -> dict[str, Path]:
 
 
 def _ids(encoded: Encoded) -> list[str]:
-    table = Owners(encoded.folder / "images.lance", encoded.manifest.images.version)
+    table = StoredIndex.open(encoded.folder).images
     found: list[str] = table.read(["image_id"]).column("image_id").to_pylist()
     return found
 
@@ -368,7 +370,7 @@ def _fingerprint(encoded: Encoded) -> dict[str, Any]:
         "keywords": manifest.texts.fragments,
         "images_digest": manifest.images.digest,
         "texts_digest": manifest.texts.digest,
-        "proposers": {name: dict(manifest.contract[name]) for name in ("regions", "keywords")},
+        "proposers": {name: dict(getattr(manifest.contract, name)) for name in ("regions", "keywords")},
     }
 
 

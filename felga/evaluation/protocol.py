@@ -21,14 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.evaluation.average_precision import (
+from felga.evaluation.class_names import mentions
+from felga.evaluation.ranking import Ranking, rank
+from felga.search.average_precision import (
     average_precision,
     chance,
     metrics,
     precision_recall,
 )
-from felga.evaluation.class_names import mentions
-from felga.evaluation.ranking import Ranking, check_offsets, owner_scores, rank
+from felga.search.matrix import owner_scores
+from felga.search.segments import check_offsets
 from felga.types import Boxes, Flags, Floats, Rows, Scores, Vectors
 
 Transform: TypeAlias = Callable[[Vectors], Vectors]

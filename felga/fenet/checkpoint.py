@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.features import Vectors
 from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe, from_json
+from felga.models.device import pick_device
 
 
 def build(recipe: Recipe, dim: int) -> FENet:
@@ -139,50 +141,92 @@ def load_fenet(
 ) -> Checkpoint:
     """Read a checkpoint.
 
+    Shapes are compared with the recipe before a network is built, weights must be finite, and a probe must
+    come out finite and of length 1: a checkpoint that would silence a search is refused.
+
     Args:
-        path: the file.
-        encoder, identity: of the vectors that it is to be applied to; None: not asked.
-        device: where the network goes.
+        encoder, identity: of the vectors it will be applied to; None: not compared.
+        device: where the network runs; also ``auto``.
 
     Raises:
         NotFoundError: no such file.
-        BadInputError: it is damaged, cut short or no checkpoint.
+        BadInputError: it is damaged, truncated, not a checkpoint, or computes no finite vectors.
         BadIndexError: it was trained on another encoder's vectors.
-        MissingError: safetensors is not installed.
+        MissingError: safetensors is not installed, or there is no such device.
     """
     arrays, about = read_arrays(path, "fenet")
+    place = pick_device(device) if isinstance(device, str) else device
     try:
-        recipe = from_json(about["recipe"])
-        net = build(recipe, about["dim"])
-        put_arrays(net, arrays)
-        made = Checkpoint(
-            net=net.eval().to(device),
-            recipe=recipe,
-            seed=about["seed"],
-            encoder=about["encoder"],
-            identity=about["identity"],
-            fingerprint=about["fingerprint"],
-            versions=about["versions"],
-            history=tuple(about["history"]),
-            epoch=about["epoch"],
-        )
-        intact = made.sha256() == about["sha256"]
-    except (KeyError, TypeError, ValueError, FelgaError) as error:
+        checkpoint = _parsed(arrays, about, place)
+        intact = checkpoint.sha256() == about["sha256"]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, FelgaError) as error:
         raise BadInputError(
-            f"{path} is no checkpoint that this felga reads ({error}): train it again"
+            f"{path} is not a checkpoint that this felga reads ({error}): train again"
         ) from error
     if not intact:
-        raise BadInputError(f"{path} is damaged, its weights are not those that were saved: train it again")
-    if encoder is not None and encoder != made.encoder:
+        raise BadInputError(f"{path} is damaged: its weights do not match their sha256; train again")
+    _probe(checkpoint, path)
+    _check_encoder(checkpoint, path, encoder, identity)
+    return checkpoint
+
+
+def _parsed(arrays: Arrays, about: Mapping[str, Any], device: torch.device) -> Checkpoint:
+    recipe = from_json(about["recipe"])
+    _check_shapes(arrays, recipe, about["dim"])
+    net = build(recipe, about["dim"])
+    put_arrays(net, arrays)
+    if not isinstance(about["identity"], dict) or not isinstance(about["encoder"], str):
+        raise ValueError("it does not say which encoder it belongs to")
+    return Checkpoint(
+        net=net.eval().to(device),
+        recipe=recipe,
+        seed=about["seed"],
+        encoder=about["encoder"],
+        identity=about["identity"],
+        fingerprint=about["fingerprint"],
+        versions=about["versions"],
+        history=tuple(about["history"]),
+        epoch=about["epoch"],
+    )
+
+
+def _check_shapes(arrays: Arrays, recipe: Recipe, dim: Any) -> None:
+    """Compare the tensors of a file with those of the network, before anything of its size is allocated.
+
+    Raises:
+        ValueError: they differ, or a weight is not finite.
+    """
+    if type(dim) is not int or dim < 1 or len(arrays) != 2 * recipe.layers:
+        raise ValueError(f"it has {len(arrays)} tensors and dim {dim!r:.20}")
+    widths = [dim, *[recipe.hidden] * (recipe.layers - 1), dim if recipe.out is None else recipe.out]
+    for layer, (wide, out) in enumerate(pairwise(widths)):
+        for name, shape in ((f"net.{3 * layer}.weight", (out, wide)), (f"net.{3 * layer}.bias", (out,))):
+            if name not in arrays or arrays[name].shape != shape:
+                raise ValueError(f"{name} is missing or has another shape than {shape}")
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} holds values that are not finite")
+
+
+def _probe(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Refuse weights that overflow, or that map unit vectors to zero."""
+    vectors = np.random.default_rng(0).standard_normal((64, checkpoint.dim)).astype(np.float32)
+    embedded = checkpoint.apply(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    if not (np.abs(np.linalg.norm(embedded, axis=1) - 1) <= 1e-3).all():
+        raise BadInputError(f"{path} does not map unit vectors to unit vectors (it overflows): train again")
+
+
+def _check_encoder(
+    checkpoint: Checkpoint, path: str | Path, encoder: str | None, identity: Mapping[str, Any] | None
+) -> None:
+    if encoder is not None and encoder != checkpoint.encoder:
         raise BadIndexError(
-            f"{path} was trained on vectors of {made.encoder!r}, not of {encoder!r}: "
+            f"{path} was trained on vectors of {checkpoint.encoder!r}, not of {encoder!r}: "
             f"train a FENet on features of {encoder!r}"
         )
     if identity is not None and json.dumps(dict(identity), sort_keys=True) != json.dumps(
-        dict(made.identity), sort_keys=True
+        dict(checkpoint.identity), sort_keys=True
     ):
         raise BadIndexError(
-            f"{path} was trained on vectors of another {made.encoder!r} (weights or preprocessing differ): "
-            "train it again on features of this one"
+            f"{path} was trained on vectors of a different {checkpoint.encoder!r} (other weights or "
+            "preprocessing): train again on features of this one"
         )
-    return made

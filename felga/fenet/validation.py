@@ -1,11 +1,10 @@
 """A score that needs captions alone: how well keywords find held-out images, and regions texts.
 
-It mirrors the two tasks of the paper (3.1, 4.3) without an annotation. *Discovery*: each keyword that stands
-in 2 to 50 % of the texts is a query over the images, an image scores what its best region scores, and
-the images whose text has the keyword are relevant. *Assignment*: for each such keyword and each image
-whose text has it, the image's region that is frozen-most similar to the keyword is a query over the
-texts, a text scores what its best keyword scores, and the texts that have the keyword are relevant. Both are
-means of average precision, ties as one threshold (scikit-learn's convention).
+It mirrors the two tasks of the paper (3.1, 4.3) without an annotation. *Discovery*: every keyword that occurs
+in 2 to 50 % of the texts is a query over the images; the images whose text has the keyword are relevant.
+*Assignment*: for every such keyword and every image whose text has it, the image's region most similar to the
+keyword by the frozen vectors is a query over the texts; the texts that have the keyword are relevant.
+Both are means of average precision; owners are ranked as in a search (:mod:`felga.search.matrix`).
 """
 
 from __future__ import annotations
@@ -13,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from felga.fenet.features import Table
+from felga.search.average_precision import metrics
+from felga.search.matrix import owner_scores
+from felga.types import Flags, Rows, Vectors
 
 RAREST, COMMONEST = 0.02, 0.5
-"""Share of the texts that a keyword must stand in to be a query."""
+"""Share of the texts in which a keyword must occur to be a query."""
 TILE = 4096
 """Assignment queries scored at a time."""
 
@@ -36,78 +39,56 @@ class Score(NamedTuple):
         return (self.discovery + self.assignment) / 2
 
 
-def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
-    """Average precision of each row; tied scores are one threshold, so their order does not matter.
-
-    Args:
-        scores: (q, n) float.
-        relevant: (q, n) bool, at least one in each row.
-
-    Returns:
-        (q,) float64.
-
-    >>> average_precision(torch.tensor([[0.9, 0.5, 0.5, 0.1]]), torch.tensor([[True, True, False, False]]))
-    tensor([0.8333], dtype=torch.float64)
-    """
-    ordered, order = scores.sort(1, descending=True)  # (q, n)
-    hit = relevant.gather(1, order).double()
-    seen = hit.cumsum(1)
-    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    last = torch.ones_like(hit, dtype=torch.bool)  # the last place of a group of ties
-    last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-    end = place.masked_fill(~last, scores.shape[1]).flip(1).cummin(1).values.flip(1)  # (q, n)
-    return (hit * seen.gather(1, end) / (end + 1)).sum(1) / hit.sum(1)
-
-
 class Validation:
     """Held-out pairs with their queries, ready to score a network again and again."""
 
     def __init__(self, table: Table) -> None:
-        """Args: table: the held-out pairs, on the device where the network is."""
+        """Args: table: the held-out pairs, on the device of the network."""
         r = table.regions
-        used, rows = torch.unique(table.rows, return_inverse=True)  # ascending: regions stay before keywords
+        used, at = torch.unique(table.rows, return_inverse=True)  # ascending: regions stay before keywords
         self.vectors = table.vectors[used]  # (n + u, d), those of these pairs alone
         self.first_keyword = int((used < table.first_keyword).sum())  # n
-        self.region_rows, self.real_regions = rows[:, :r], table.real[:, :r]  # (q, r)
-        self.keywords = (rows[:, r:] - self.first_keyword).clamp(min=0)  # (q, k)
-        self.real_keywords = table.real[:, r:]
+        rows, real = at.cpu().numpy(), table.real.cpu().numpy()
+        self.regions, self.region_offsets = _ragged(rows[:, :r], real[:, :r])
+        self.keywords, self.keyword_offsets = _ragged(rows[:, r:] - self.first_keyword, real[:, r:])
         count = len(self.vectors) - self.first_keyword
-        # has[i, u]: text i has keyword u. Padded cells write to a spare last column.
-        has = torch.zeros(len(rows), count + 1, dtype=torch.bool, device=rows.device)
-        has.scatter_(1, self.keywords.masked_fill(~self.real_keywords, count), True)
-        has = has[:, :count]
-        share = has.float().mean(0)  # (u,)
-        self.queries = ((share >= RAREST) & (share <= COMMONEST)).nonzero()[:, 0]  # (w,)
-        self.relevant = has[:, self.queries].T.contiguous()  # (w, q)
-        similarity = self._regions_by_query(self.vectors)  # (w, q, r)
-        word, pair = self.relevant.nonzero(as_tuple=True)  # (a,) each: one assignment query
-        self.word = word
-        best = similarity[word, pair].argmax(1)  # (a,)
-        self.query_regions = self.region_rows[pair, best]  # (a,)
+        has = np.zeros((len(rows), count), bool)  # has[i, u]: text i has keyword u
+        has[np.repeat(np.arange(len(rows)), np.diff(self.keyword_offsets)), self.keywords] = True
+        share = has.mean(0) if len(has) else np.zeros(count)
+        self.queries = np.flatnonzero((share >= RAREST) & (share <= COMMONEST))  # (w,)
+        self.relevant = np.ascontiguousarray(has[:, self.queries].T)  # (w, q)
+        self.word, pair = np.nonzero(self.relevant)  # (a,) each: one assignment query
+        frozen = self.vectors.cpu().numpy()
+        similarity = frozen[self.first_keyword + self.queries] @ frozen[: self.first_keyword].T  # (w, n)
+        self.query_regions = np.array(
+            [_most_similar(similarity[w], self._regions_of(p)) for w, p in zip(self.word, pair, strict=True)],
+            np.int64,
+        )  # (a,)
 
-    def _regions_by_query(self, vectors: Tensor) -> Tensor:
-        queries = vectors[self.first_keyword + self.queries]  # (w, d)
-        similarity = queries @ vectors[self.region_rows].flatten(0, 1).T  # (w, q * r)
-        return similarity.view(len(queries), *self.region_rows.shape).masked_fill(
-            ~self.real_regions, -torch.inf
-        )
+    def _regions_of(self, pair: int) -> Rows:
+        return self.regions[self.region_offsets[pair] : self.region_offsets[pair + 1]]
 
     @torch.inference_mode()
     def score(self, embed: Callable[[Tensor], Tensor]) -> Score:
         """The score of ``embed``, (n, d) unit vectors to (n, d') unit vectors."""
         if not len(self.queries):
             return Score(float("nan"), float("nan"))
-        vectors = embed(self.vectors)  # (n + u, d')
-        discovery = average_precision(self._regions_by_query(vectors).amax(2), self.relevant).mean()
-        keywords = vectors[self.first_keyword :]  # (u, d')
-        found: list[Tensor] = []
-        for word, rows in zip(
-            torch.split(self.word, TILE), torch.split(self.query_regions, TILE), strict=True
-        ):
-            similarity = vectors[rows] @ keywords.T  # (tile, u)
-            best = torch.full((len(rows), len(self.keywords)), -torch.inf, device=vectors.device)  # (tile, q)
-            for place in range(self.keywords.shape[1]):  # at most k: keeps (tile, q, k) from being made
-                one = similarity[:, self.keywords[:, place]]  # (tile, q)
-                best = torch.maximum(best, one.masked_fill(~self.real_keywords[:, place], -torch.inf))
-            found.append(average_precision(best, self.relevant[word]))
-        return Score(float(discovery), float(torch.cat(found).mean()))
+        vectors: Vectors = embed(self.vectors).float().cpu().numpy()  # (n + u, d')
+        regions, keywords = vectors[: self.first_keyword], vectors[self.first_keyword :]
+        scores = owner_scores(keywords[self.queries], regions, self.regions, self.region_offsets)  # (w, q)
+        discovery = metrics(scores, self.relevant).average_precision
+        assignment = []
+        for start in range(0, len(self.word), TILE):
+            word, asked = self.word[start : start + TILE], self.query_regions[start : start + TILE]
+            scores = owner_scores(regions[asked], keywords, self.keywords, self.keyword_offsets)  # (tile, q)
+            assignment.append(metrics(scores, self.relevant[word]).average_precision)
+        return Score(float(discovery.mean()), float(np.concatenate(assignment).mean()))
+
+
+def _ragged(rows: Rows, real: Flags) -> tuple[Rows, Rows]:
+    """A padded rectangle (q, widest) as rows and offsets (q + 1,)."""
+    return rows[real].astype(np.int64), np.concatenate([[0], real.sum(1).cumsum()]).astype(np.int64)
+
+
+def _most_similar(similarity: Vectors, regions: Rows) -> int:
+    return int(regions[similarity[regions].argmax()])

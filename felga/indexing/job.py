@@ -168,9 +168,8 @@ def _sync(
     before = _open_contract(folder, contract)
     broken = _broken(folder, before) if before else {}
     dim, trusted = parts.encoder.dim, _trusted(before)
-    images = _open_table(
-        folder / IMAGES, image_schema(dim), before.images.version if before else None, trusted
-    )
+    versions = (before.images.version, before.texts.version) if before else (None, None)
+    images = _open_table(folder / IMAGES, image_schema(dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
     run_images(image_plan, corpus, images, parts, report, progress)
@@ -268,10 +267,9 @@ def _dry_run(
     folder = NativeFolder(out)
     images = OwnerTable(folder.path / IMAGES, before.images.version)
     texts = OwnerTable(folder.path / TEXTS, before.texts.version)
-    plans = _plans(corpus, listing, images, texts, options, prune=True)
-    for name, plan in zip(("images", "texts"), plans, strict=True):
-        setattr(report, name, plan.counts)
-        report.examples[name] = plan.examples
+    image_plan, text_plan = _plans(corpus, listing, images, texts, options, prune=True)
+    report.images, report.texts = image_plan.counts, text_plan.counts
+    report.examples = {"images": image_plan.examples, "texts": text_plan.examples}
 
 
 def _open_contract(folder: Path, contract: Contract) -> Manifest | None:

@@ -15,10 +15,9 @@ from felga.errors import BadInputError
 from felga.files import canonical
 from felga.indexing.options import Options
 from felga.registry import make_encoder, make_keywords, make_regions
+from felga.search.segments import UNIT
 from felga.store.manifest import Contract
 from felga.types import DecodedImage, Encoder, Keyword, KeywordProposer, Region, RegionProposer, Vectors
-
-UNIT = 0.01  # how far from 1 the length of a vector may be: what half precision may lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,9 @@ class Parts:
     def propose_keywords(self, texts: Sequence[str]) -> list[list[Keyword]]:
         """The keywords of texts."""
         name = self.keywords.name
-        found = _as_many(self.keywords.propose(texts, self.options.top_keywords), len(texts), name, "lists")
+        found: list[list[Keyword]] = _as_many(
+            self.keywords.propose(texts, self.options.top_keywords), len(texts), name, "lists"
+        )
         for text, own in zip(texts, found, strict=True):
             for keyword in own:
                 if not 0 <= keyword.span[0] <= keyword.span[1] <= len(text):
@@ -113,10 +114,10 @@ class Parts:
             raise BadInputError(
                 f"encoder {name!r} returned vectors of shape {vectors.shape}, expected ({count}, {dim})"
             )
-        vectors = vectors.astype(np.float32, copy=False)
-        if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) <= UNIT).all():
+        unit: Vectors = vectors.astype(np.float32, copy=False)
+        if not (np.abs(np.linalg.norm(unit, axis=1) - 1) <= UNIT).all():
             raise BadInputError(f"encoder {name!r} returned a vector that is not of length 1, or NaN")
-        return vectors
+        return unit
 
 
 def _as_many(found: Any, count: int, name: str, what: str) -> Any:

@@ -5,99 +5,145 @@ The answer is exact (FELGA, 4.3): the top images, not the images of the top regi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from felga.search.flat import FragmentIndex
-from felga.types import Rows, Scores, Vectors
+from felga.search.scoring import Candidates, Extras, InnerProduct, Scorer, Searcher
+from felga.types import Flags, Rows, Scores, Vectors
 
-ROUNDING = 1e-5  # how far two float32 sums of the same cosine may lie apart, generously
+ROUNDING = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
+Concepts: TypeAlias = Callable[[int], Sequence[Hashable]]
+"""The concept of each fragment of an owner: fragments of one concept count once among ties."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A found owner: its position, and the score of each of its fragments (``-inf``: not allowed)."""
+    """A ranked owner: its position, and the score of each of its fragments (``-inf``: not allowed)."""
 
     position: int
     scores: Scores
 
     @property
     def best(self) -> int:
-        """Which of its fragments scores most, the first at a tie."""
+        """Its best fragment, the first on ties."""
         return int(self.scores.argmax())
 
     @property
     def score(self) -> float:
-        """What its best fragment scores."""
+        """The score of its best fragment."""
         return float(self.scores.max())
 
 
 def best_owners(
-    index: FragmentIndex,
+    searcher: Searcher,
     offsets: Rows,
     queries: Vectors,
     k: int,
-    allowed: npt.NDArray[np.bool_] | None = None,
+    allowed: Flags | None = None,
+    *,
+    scorer: Scorer | None = None,
+    extras: Extras | None = None,
+    concepts: Concepts | None = None,
 ) -> list[list[Owner]]:
-    """The ``k`` best owners of each query, best first, ties to the lower position. Exact.
+    """The ``k`` best owners of each query, best first. Exact.
 
-    The best fragments are fetched until ``k`` owners are among them and no fragment that was not fetched
-    can reach the ``k``-th owner, rounding included; at worst, all are. The owners that remain possible
-    are scored once more, all in one way, so that a tie is a tie.
+    Owners with the same best score are ordered by their second-best fragment, then the third-best, and so
+    on (an owner that has one more comes first), and at last by position.
+
+    Candidates are fetched until no fragment beyond them can reach the ``k``-th owner, rounding included.
+    Owners are scored by ``scorer`` in the order of what they can reach at most, until the rest cannot.
 
     Args:
-        offsets: (owners + 1,) int64, :meth:`felga.store.tables.Owners.offsets`.
+        offsets: (owners + 1,) int64, owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``.
         queries: (q, dim) float32 unit vectors.
-        allowed: (fragments,) bool: the fragments that count, None for all.
+        allowed: (fragments,) bool, the fragments that count; None: all.
+        scorer: None: the inner product.
+        extras: columns for the scorer, (fragments, ...) each.
+        concepts: None: each fragment is a concept of its own.
     """
-    out: list[list[Owner]] = [[] for _ in queries]
-    total = len(index) if allowed is None else int(allowed.sum())
+    scorer, extras = scorer or InnerProduct(), extras or {}
+    total = len(searcher) if allowed is None else int(allowed.sum())
+    ranked: list[list[Owner]] = [[] for _ in queries]
     waiting = list(range(len(queries)))
     fetch = max(3 * k, 32)
     while waiting and total and k > 0:
         fetch = min(fetch, total)
-        scores, rows = index.search(queries[waiting], fetch, allowed)
+        found = searcher.candidates(queries[waiting], fetch, allowed)
         short = []
         for i, q in enumerate(waiting):
-            candidates = _candidates(scores[i], rows[i], offsets, k, complete=fetch == total)
-            if candidates is None:
+
+            def score(position: int, query: Vectors = queries[q]) -> Owner:
+                return _scored(position, query, searcher, offsets, allowed, scorer, extras)
+
+            owners, sure = _contenders(found, i, offsets, k, scorer, score)
+            if sure or fetch == total:
+                ranked[q] = _ordered(owners, concepts)[:k]
+            else:
                 short.append(q)
-                continue
-            owners = [_score(index, offsets, owner, queries[q], allowed) for owner in candidates]
-            owners.sort(key=lambda owner: (-owner.score, owner.position))
-            out[q] = owners[:k]
         waiting = short
         fetch *= 4
+    return ranked
+
+
+def _contenders(
+    found: Candidates, query: int, offsets: Rows, k: int, scorer: Scorer, score: Callable[[int], Owner]
+) -> tuple[list[Owner], bool]:
+    """The owners that may be among the best ``k``, scored; and whether no other owner can be."""
+    listed = found.rows[query] >= 0
+    owners = np.searchsorted(offsets, found.rows[query][listed], side="right") - 1
+    distinct, first = np.unique(owners, return_index=True)  # candidates fall: an owner's first is its best
+    reach = scorer.bound(found.scores[query][listed][first] + ROUNDING)
+    kept: list[Owner] = []
+    best: list[float] = []  # a heap of the k best scores so far
+    for at in np.argsort(-reach, kind="stable"):
+        if len(best) == k and reach[at] < best[0]:
+            break
+        owner = score(int(distinct[at]))
+        kept.append(owner)
+        heapq.heappush(best, owner.score)
+        if len(best) > k:
+            heapq.heappop(best)
+    beyond = float(scorer.bound(found.bound[query : query + 1] + ROUNDING)[0])
+    return kept, len(best) == k and beyond < best[0]
+
+
+def _scored(
+    position: int,
+    query: Vectors,
+    searcher: Searcher,
+    offsets: Rows,
+    allowed: Flags | None,
+    scorer: Scorer,
+    extras: Extras,
+) -> Owner:
+    start, stop = int(offsets[position]), int(offsets[position + 1])
+    columns = {name: column[start:stop] for name, column in extras.items()}
+    scores = scorer.score(query, searcher.vectors(start, stop), columns)
+    if allowed is not None:
+        scores = np.where(allowed[start:stop], scores, np.float32(-np.inf))
+    return Owner(position, scores)
+
+
+def _ordered(owners: Sequence[Owner], concepts: Concepts | None) -> list[Owner]:
+    out: list[Owner] = []
+    for _, tied in groupby(sorted(owners, key=lambda owner: -owner.score), key=lambda owner: owner.score):
+        group = list(tied)
+        out += group if len(group) == 1 else sorted(group, key=lambda owner: _rank_of_tie(owner, concepts))
     return out
 
 
-def _candidates(scores: Scores, rows: Rows, offsets: Rows, k: int, *, complete: bool) -> Sequence[int] | None:
-    """Positions of every owner that may be among the best ``k``; None if more must be fetched to know."""
-    found = rows >= 0
-    owners = np.searchsorted(offsets, rows[found], side="right") - 1
-    distinct, first = np.unique(owners, return_index=True)  # scores fall: the first is the best
-    best = scores[found][first]
-    if len(distinct) < k:
-        return distinct.tolist() if complete else None
-    threshold = -np.partition(-best, k - 1)[k - 1] - ROUNDING
-    if not complete and scores[-1] >= threshold:
-        return None
-    return distinct[best >= threshold].tolist()  # type: ignore[no-any-return]
-
-
-def _score(
-    index: FragmentIndex,
-    offsets: Rows,
-    owner: int,
-    query: Vectors,
-    allowed: npt.NDArray[np.bool_] | None,
-) -> Owner:
-    start, stop = int(offsets[owner]), int(offsets[owner + 1])
-    # einsum adds up each row alone: the same vector scores the same wherever it lies, unlike in BLAS
-    scores = np.einsum("nd,d->n", index.vectors(start, stop), query)
-    if allowed is not None:
-        scores = np.where(allowed[start:stop], scores, -np.inf)
-    return Owner(owner, scores.astype(np.float32))
+def _rank_of_tie(owner: Owner, concepts: Concepts | None) -> tuple[list[float], int]:
+    """Fragment scores from the best to the worst, negated, one per concept; then the position."""
+    scores = owner.scores[owner.scores > -np.inf].tolist()
+    if concepts is not None:
+        best: dict[Hashable, float] = {}
+        for concept, score in zip(concepts(owner.position), owner.scores.tolist(), strict=True):
+            if score > best.get(concept, -np.inf):
+                best[concept] = score
+        scores = list(best.values())
+    return [*sorted(-score for score in scores), np.inf], owner.position

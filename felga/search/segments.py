@@ -1,11 +1,40 @@
-"""The best fragment of each owner, and the best owners: the one way that felga ranks."""
+"""Owners and their fragments: the checks of vectors and offsets, and the best fragment of each owner."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from felga.errors import BadInputError
-from felga.types import Rows, Scores
+from felga.types import Rows, Scores, Vectors
+
+UNIT = 0.01  # how far from 1 the length of a vector may be: what half precision may lose
+
+
+def check_unit(vectors: Vectors, what: str) -> None:
+    """Refuse vectors that are not finite or not of length 1 (within :data:`UNIT`).
+
+    Raises:
+        BadInputError: says how many, and the first.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT))  # NaN and infinity are among these
+    if len(bad):
+        raise BadInputError(
+            f"{len(bad)} of {len(vectors)} {what} vectors are not of length 1 (row {bad[0]} has length "
+            f"{lengths[bad[0]]:g}): normalise them, and look for NaN"
+        )
+
+
+def check_offsets(offsets: Rows, count: int) -> None:
+    """Refuse offsets that do not run from 0 to ``count`` without falling.
+
+    Raises:
+        BadInputError: they do not.
+    """
+    if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != count:
+        raise BadInputError(f"offsets must run from 0 to {count}, the number of fragments")
+    if (np.diff(offsets) < 0).any():
+        raise BadInputError("offsets must not fall")
 
 
 def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
@@ -16,7 +45,7 @@ def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
         offsets: (m + 1,) int64, owner ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
 
     Returns:
-        best (m,) float32, ``-inf`` without fragments; rows (m,) int64, the lowest at a tie, ``-1``
+        best (m,) float32, ``-inf`` without fragments; rows (m,) int64, the lowest on ties, ``-1``
         without fragments.
 
     Raises:
@@ -28,13 +57,10 @@ def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
     """
     scores = np.asarray(scores, np.float32)
     offsets = np.asarray(offsets, np.int64)
-    if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(scores):
-        raise BadInputError(f"offsets must run from 0 to {len(scores)}, the number of fragments")
+    check_offsets(offsets, len(scores))
     if np.isnan(scores).any():
         raise BadInputError("a fragment's score is NaN: its vector or the query's is damaged")
     counts = np.diff(offsets)
-    if (counts < 0).any():
-        raise BadInputError("offsets must not fall")
     best = np.full(len(counts), -np.inf, np.float32)
     rows = np.full(len(counts), -1, np.int64)
     filled = counts > 0
@@ -48,7 +74,7 @@ def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
 
 
 def top_owners(best: Scores, k: int) -> Rows:
-    """The ``k`` best owners, best first; a tie goes to the lower owner. ``-inf`` is never a hit.
+    """The ``k`` best owners, best first; ties go to the lower owner. ``-inf`` is never a hit.
 
     >>> top_owners(np.float32([0.2, -np.inf, 0.9, 0.2]), 3).tolist()
     [2, 0, 3]

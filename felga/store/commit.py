@@ -32,9 +32,14 @@ from felga.store.manifest import (
     read_manifest,
 )
 from felga.store.pieces import build_pieces
-from felga.store.stored import fcntl, file_entries
+from felga.store.stored import file_entries
 from felga.store.tables import OwnerTable
 from felga.types import Transform
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: only time protects readers there
+    fcntl = None  # type: ignore[assignment]
 
 KEEP_RETIRED = 3600.0  # seconds; a reader may have read the manifest and not locked it yet
 RETIRED = "retired"

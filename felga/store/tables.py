@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,7 +120,7 @@ class OwnerTable:
         damaged: list[int] = []
         for piece in self._read(self._table.get_fragments):
             if not all(file.path in trusted for file in piece.data_files()):
-                for batch in self._read(lambda piece=piece: list(piece.to_batches(with_row_id=True))):
+                for batch in self._read(partial(_batches_of, piece)):
                     stored = batch.column(CHECK).to_pylist()
                     ids = batch.column("_rowid").to_pylist()
                     actual = row_checks(batch.drop_columns(["_rowid"]))
@@ -208,6 +209,10 @@ class OwnerTable:
         return BadIndexError(
             f"{self.path} is damaged or incomplete: {what}; remove the index and index again"
         )
+
+
+def _batches_of(piece: Any) -> list[pa.RecordBatch]:
+    return list(piece.to_batches(with_row_id=True))
 
 
 def _version_files(version: int) -> tuple[str, str]:

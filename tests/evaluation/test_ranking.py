@@ -4,8 +4,9 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from felga.errors import BadInputError
-from felga.evaluation import ranking
-from felga.evaluation.ranking import owner_scores, rank
+from felga.evaluation.ranking import rank
+from felga.search import matrix
+from felga.search.matrix import owner_scores
 
 from . import reference
 
@@ -45,7 +46,7 @@ def loop_scores(given):
 @pytest.mark.parametrize("tile", [1, 5, 128])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_equals_loops_and_sklearn(monkeypatch, tile, workers):
-    monkeypatch.setattr(ranking, "TILE", tile)  # 37 queries: tiles of 5 do not divide them
+    monkeypatch.setattr(matrix, "TILE", tile)  # 37 queries: tiles of 5 do not divide them
     given = problem()
     found = rank(**given, workers=workers).metrics
     scores = loop_scores(given)
@@ -68,7 +69,7 @@ def test_owner_scores_are_those_of_loops():
 def test_memory_bound_makes_tiles_of_one_query(monkeypatch):
     given = problem(2)
     wanted = rank(**given).metrics.average_precision
-    monkeypatch.setattr(ranking, "TILE_BYTES", 1)
+    monkeypatch.setattr(matrix, "TILE_BYTES", 1)
     np.testing.assert_array_equal(rank(**given).metrics.average_precision, wanted)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
-from felga.errors import BadIndexError, BadInputError, NotFoundError
-from felga.fenet.checkpoint import load_fenet
+from felga.errors import BadIndexError, BadInputError, MissingError, NotFoundError
+from felga.fenet.checkpoint import build, load_fenet, put_arrays
 from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
 from felga.show.curves import loss_curve, tensorboard_log
@@ -50,7 +52,7 @@ def test_another_encoder_is_refused(done, tmp_path):
     done.save(path)
     with pytest.raises(BadIndexError, match="trained on vectors of 'made', not of 'clip:x'"):
         load_fenet(path, encoder="clip:x")
-    with pytest.raises(BadIndexError, match="weights or preprocessing differ"):
+    with pytest.raises(BadIndexError, match="other weights or preprocessing"):
         load_fenet(path, encoder="made", identity={"sha256": "1" * 64})
 
 
@@ -67,6 +69,82 @@ def test_a_damaged_file_is_refused(done, tmp_path):
     FEATURES.save(path)
     with pytest.raises(BadInputError, match="'features', format 1; 'fenet', format 1 is wanted"):
         load_fenet(path)
+
+
+def forge(done, path, change_weights=lambda arrays: arrays, **about):
+    """A checkpoint with a right sha256 of its own, as a stranger could write it."""
+    from dataclasses import replace
+
+    from felga.fenet.arrays import read_arrays, write_arrays
+
+    done.save(path)
+    arrays, said = read_arrays(path, "fenet")
+    arrays = change_weights(arrays)
+    with contextlib.suppress(BadInputError):
+        net = build(done.recipe, done.dim)
+        put_arrays(net, arrays)
+        said["sha256"] = replace(done, net=net).sha256()
+    said.pop("kind")
+    said.pop("format")
+    write_arrays(path, "fenet", arrays, {**said, **about})
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "sentence"),
+    [
+        (np.nan, 1.0, "not finite"),
+        (np.nan, 0.0, "not finite"),
+        (np.inf, 0.0, "not finite"),
+        (3e38, 1.0, "does not map unit vectors to unit vectors"),
+    ],
+)
+def test_weights_that_would_silence_a_search_are_refused(done, tmp_path, value, share, sentence):
+    def spoil(arrays):
+        spoiled = {name: array.copy() for name, array in arrays.items()}
+        for array in spoiled.values():
+            array.flat[: max(1, int(share * array.size))] = value
+        return spoiled
+
+    forge(done, tmp_path / "x.fenet", spoil)
+    with pytest.raises(BadInputError, match=sentence):
+        load_fenet(tmp_path / "x.fenet")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"dim": 10**9},
+        {"dim": -1},
+        {"dim": "x"},
+        {"dim": True},
+        {"identity": 5},
+        {"encoder": []},
+        {"recipe": {}},
+        {"recipe": 5},
+        {"history": 5},
+        {"sha256": None},
+    ],
+)
+def test_hostile_metadata_is_refused_before_anything_is_allocated(done, tmp_path, about):
+    forge(done, tmp_path / "x.fenet", **about)
+    with pytest.raises(BadInputError):
+        load_fenet(tmp_path / "x.fenet")
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden": 10**9}, {"layers": 10**6}, {"hidden": -5}, {"out": 10**9}, {"layers": 0}]
+)
+def test_hostile_recipes_are_refused_before_anything_is_allocated(done, tmp_path, change):
+    forge(done, tmp_path / "x.fenet", recipe={**done.recipe.to_json(), **change})
+    with pytest.raises(BadInputError):
+        load_fenet(tmp_path / "x.fenet")
+
+
+def test_the_device_is_the_one_asked_for(done, tmp_path):
+    done.save(tmp_path / "x.fenet")
+    assert next(load_fenet(tmp_path / "x.fenet", device="cpu").net.parameters()).device.type == "cpu"
+    with pytest.raises(MissingError, match="torch sees"):
+        load_fenet(tmp_path / "x.fenet", device="cuda:99")
 
 
 def test_a_failed_write_leaves_the_old_file(done, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from felga.fenet import losses, train
+from felga.fenet import losses, step, train
 from felga.fenet.recipes import METHODS, make_recipe
 
 from .made import made
@@ -154,7 +154,7 @@ def test_a_batch_does_not_depend_on_its_pads(method):
     batch = table.batch(torch.tensor([1, 6, 3, 0]))
     recipe = make_recipe("paper", method=method, hidden=8, out=5, layers=2, temperature=0.5)
     net = train.build(recipe, features.dim).eval()
-    got = train.batch_loss(net, batch, recipe).item()
+    got = step.batch_loss(net, batch, recipe).item()
     with torch.no_grad():
         f = net(batch.vectors)
     v = [f[n, : batch.regions][batch.real_regions[n]] for n in range(4)]

@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from felga.fenet.validation import COMMONEST, RAREST, Validation, average_precision
+from felga.fenet.validation import COMMONEST, RAREST, Validation
 
 from .made import made
-
-
-def test_average_precision_is_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
-    scores = rng.integers(-3, 3, (40, 25)) / 4  # ties and negatives
-    scores[0] = 0  # all tied
-    relevant = rng.random((40, 25)) < 0.3
-    relevant[:, 0] = True
-    got = average_precision(torch.from_numpy(scores), torch.from_numpy(relevant))
-    wanted = [metrics.average_precision_score(r, s) for r, s in zip(relevant, scores, strict=True)]
-    assert np.allclose(got.numpy(), wanted, atol=1e-12)
 
 
 def test_score_is_that_of_plain_loops():

@@ -1,14 +1,15 @@
-"""Exactness: the best owners of a FAISS search against a plain loop over every fragment."""
+"""Exactness: the best owners against a plain loop over every fragment."""
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
-import felga.search.flat
 from felga.errors import BadIndexError
-from felga.search.flat import FragmentIndex, write_index
+from felga.search.flat import FlatSearcher, write_piece
 from felga.search.owners import best_owners
+from felga.search.scoring import Candidates, Searcher
 
 
 def unit(rng, n, dim=16):
@@ -16,87 +17,225 @@ def unit(rng, n, dim=16):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def build(folder, vectors, stem="x"):
-    names = write_index([vectors[:7], vectors[7:7], vectors[7:]], vectors.shape[1], folder, stem)
-    return FragmentIndex([folder / name for name in names], vectors.shape[1], len(vectors))
+def build(folder, vectors, piece=7):
+    """FAISS files of ``piece`` vectors each."""
+    paths = []
+    for number, start in enumerate(range(0, len(vectors), piece)):
+        paths.append(folder / f"x-{number:03d}.faiss")
+        write_piece(vectors[start : start + piece], paths[-1])
+    return FlatSearcher(paths, vectors.shape[1], len(vectors))
 
 
-def loop(vectors, offsets, query, k, allowed=None):
-    """Every fragment of every owner, one by one."""
-    found = []
+class Loop:
+    """A searcher in ten lines of numpy: what the protocol asks for, and no more."""
+
+    def __init__(self, vectors):
+        self._vectors, self.dim = vectors, vectors.shape[1]
+
+    def __len__(self):
+        return len(self._vectors)
+
+    def candidates(self, queries, n, allowed=None):
+        products = queries @ self._vectors.T
+        if allowed is not None:
+            products[:, ~allowed] = -np.inf
+        rows = np.argsort(-products, axis=1, kind="stable")[:, :n]
+        scores = np.take_along_axis(products, rows, 1)
+        rest = np.sort(products, axis=1)[:, : products.shape[1] - rows.shape[1]]
+        bound = rest.max(1, initial=-np.inf).astype(np.float32)
+        return Candidates(scores, np.where(scores > -np.inf, rows, -1), bound)
+
+    def vectors(self, start, stop):
+        return self._vectors[start:stop]
+
+
+class Weighted:
+    """cosine x u^g, as a predicted IoU u may be used; the bound needs u <= 1."""
+
+    def __init__(self, g):
+        self.g = g
+
+    def score(self, query, vectors, extras):
+        products = np.einsum("nd,d->n", vectors, query)
+        return np.where(products > 0, products * extras["u"] ** self.g, products).astype(np.float32)
+
+    def bound(self, products):
+        return products
+
+
+def loop(vectors, offsets, query, k, allowed=None, u=None, g=0.0, concepts=None):
+    """Every fragment of every owner, one by one: (owner, best score), best first, ties by the next best."""
+    ranked = []
     for owner in range(len(offsets) - 1):
-        rows = range(offsets[owner], offsets[owner + 1])
-        scores = [
-            float(np.einsum("d,d->", vectors[row], query)) for row in rows if allowed is None or allowed[row]
-        ]
-        if scores:
-            found.append((-max(scores), owner))
-    return [(owner, -score) for score, owner in sorted(found)[:k]]
+        best: dict = {}
+        for place, row in enumerate(range(offsets[owner], offsets[owner + 1])):
+            if allowed is not None and not allowed[row]:
+                continue
+            score = np.einsum("nd,d->n", vectors[row : row + 1], query)[0]
+            if u is not None and score > 0:
+                score = np.float32(score * u[row] ** g)
+            concept = place if concepts is None else concepts(owner)[place]
+            best[concept] = max(best.get(concept, -np.inf), float(score))
+        if best:
+            ranked.append(([*(-score for score in sorted(best.values(), reverse=True)), np.inf], owner))
+    return [(owner, -key[0]) for key, owner in sorted(ranked)[:k]]
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("k", [1, 3, 40, 1000])
-def test_top_owners_are_exact(tmp_path, monkeypatch, seed, k):
-    monkeypatch.setattr(felga.search.flat, "PIECE", 150)  # several files
+def test_the_best_owners_are_exact(tmp_path, seed, k):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 12, 60)
-    counts[:3] = 0, 90, 0  # an owner that has most, beside owners that have none
+    counts[:3] = 0, 90, 0  # one owner with most of the fragments, beside owners without any
     offsets = np.cumsum([0, *counts])
     vectors = unit(rng, offsets[-1])
-    vectors[rng.integers(0, len(vectors), 80)] = vectors[5]  # near duplicates and ties over owners
-    index = build(tmp_path, vectors)
+    vectors[rng.integers(0, len(vectors), 80)] = vectors[5]  # duplicates: ties between owners
     allowed = rng.random(len(vectors)) < 0.7
     queries = np.concatenate([unit(rng, 3), vectors[5:6]])
-    for mask in (None, allowed):
-        found = best_owners(index, offsets, queries, k, mask)
-        for query, owners in zip(queries, found, strict=True):
-            wanted = loop(vectors, offsets, query, k, mask)
-            assert [owner.position for owner in owners] == [position for position, _ in wanted]
-            np.testing.assert_allclose([o.score for o in owners], [s for _, s in wanted], atol=2e-6)
+    for searcher in (build(tmp_path, vectors, 50), Loop(vectors)):
+        for mask in (None, allowed):
+            ranked = best_owners(searcher, offsets, queries, k, mask)
+            for query, owners in zip(queries, ranked, strict=True):
+                expected = loop(vectors, offsets, query, k, mask)
+                assert [owner.position for owner in owners] == [position for position, _ in expected]
+                np.testing.assert_allclose([o.score for o in owners], [s for _, s in expected], atol=2e-6)
 
 
-def test_top_regions_are_not_top_images(tmp_path):
-    """All of the best 1,000 regions lie in one image; the second image is found all the same."""
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("g", [0.1, 1.0, 3.0])
+def test_another_score_is_exact_through_its_bound(tmp_path, seed, g):
+    rng = np.random.default_rng(seed)
+    offsets = np.cumsum([0, *rng.integers(0, 8, 80)])
+    vectors, u = unit(rng, offsets[-1]), rng.random(offsets[-1]).astype(np.float32)
+    queries = unit(rng, 4)
+    ranked = best_owners(
+        build(tmp_path, vectors, 60), offsets, queries, 5, scorer=Weighted(g), extras={"u": u}
+    )
+    for query, owners in zip(queries, ranked, strict=True):
+        expected = loop(vectors, offsets, query, 5, u=u, g=g)
+        assert [owner.position for owner in owners] == [position for position, _ in expected]
+        np.testing.assert_allclose([o.score for o in owners], [s for _, s in expected], atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 4, 25])
+def test_ties_are_broken_by_the_next_best_fragments(tmp_path, seed, k):
+    """Owners that share a few keywords, as texts do: nearly everything ties."""
+    rng = np.random.default_rng(seed)
+    words = unit(rng, 6)
+    counts = rng.integers(1, 5, 60)
+    offsets = np.cumsum([0, *counts])
+    drawn = rng.integers(0, 6, offsets[-1])
+    vectors = words[drawn]
+
+    def concepts(owner):
+        return [int(word) // 2 for word in drawn[offsets[owner] : offsets[owner + 1]]]
+
+    for same in (None, concepts):
+        ranked = best_owners(build(tmp_path, vectors), offsets, words, k, concepts=same)
+        for query, owners in zip(words, ranked, strict=True):
+            expected = loop(vectors, offsets, query, k, concepts=same)
+            assert [owner.position for owner in owners] == [position for position, _ in expected]
+
+
+def test_singular_and_plural_count_once():
+    """Two texts tie at their best word; the second best of the first is only the same word again."""
+    zebra, near, grass = np.float32([1, 0, 0]), np.float32([0.8, 0.6, 0]), np.float32([0.6, 0, 0.8])
+    vectors = np.stack([zebra, near, zebra, grass])
+    names = [["zebra", "zebra"], ["zebra", "grass"]]
+    query, offsets = zebra[None], np.array([0, 2, 4])
+    alone = best_owners(Loop(vectors), offsets, query, 2)[0]
+    assert [owner.position for owner in alone] == [0, 1]
+    once = best_owners(Loop(vectors), offsets, query, 2, concepts=names.__getitem__)[0]
+    assert [owner.position for owner in once] == [1, 0]
+
+
+def test_the_best_regions_are_not_the_best_images(tmp_path):
+    """The best 1,000 regions all lie in one image; the second image is returned all the same."""
     rng = np.random.default_rng(0)
     query = unit(rng, 1)
     near = query + 0.01 * unit(rng, 1000)
     far = unit(rng, 1)
     vectors = np.concatenate([near / np.linalg.norm(near, axis=1, keepdims=True), far])
-    found = best_owners(build(tmp_path, vectors), np.array([0, 1000, 1001]), query, 2)[0]
-    assert [owner.position for owner in found] == [0, 1]
+    ranked = best_owners(build(tmp_path, vectors, 300), np.array([0, 1000, 1001]), query, 2)[0]
+    assert [owner.position for owner in ranked] == [0, 1]
 
 
-def test_a_tie_goes_to_the_lower_owner_wherever_it_lies(tmp_path):
+def test_equal_owners_are_in_order_wherever_they_lie(tmp_path):
     rng = np.random.default_rng(1)
     vectors = unit(rng, 200)
     vectors[[3, 57, 111, 199]] = vectors[3]
-    found = best_owners(build(tmp_path, vectors), np.arange(201), vectors[3:4], 3)[0]
-    assert [owner.position for owner in found] == [3, 57, 111]
-    assert len({owner.score for owner in found}) == 1
+    ranked = best_owners(build(tmp_path, vectors), np.arange(201), vectors[3:4], 3)[0]
+    assert [owner.position for owner in ranked] == [3, 57, 111]
+    assert len({owner.score for owner in ranked}) == 1
 
 
-def test_an_index_of_nothing(tmp_path):
-    index = build(tmp_path, np.empty((0, 16), np.float32))
-    assert best_owners(index, np.array([0, 0, 0]), unit(np.random.default_rng(0), 2), 5) == [[], []]
+def test_nothing_to_search(tmp_path):
+    searcher = build(tmp_path, np.empty((0, 16), np.float32))
+    assert best_owners(searcher, np.array([0, 0, 0]), unit(np.random.default_rng(0), 2), 5) == [[], []]
 
 
-def test_rows_are_read_back_over_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(felga.search.flat, "PIECE", 10)
+def test_bounds_hold_for_what_is_not_listed(tmp_path):
+    rng = np.random.default_rng(4)
+    vectors, queries = unit(rng, 90), unit(rng, 5)
+    products = queries @ vectors.T
+    searchers: list[Searcher] = [build(tmp_path, vectors, 40), Loop(vectors)]
+    for searcher in searchers:
+        for n in (1, 7, 89, 90, 200):
+            found = searcher.candidates(queries, n)
+            for query in range(5):
+                others = np.delete(products[query], found.rows[query][found.rows[query] >= 0])
+                assert (others <= found.bound[query] + 1e-6).all()
+            assert np.isneginf(found.bound).all() == (n >= 90)
+
+
+def test_rows_are_read_back_across_files(tmp_path):
     vectors = unit(np.random.default_rng(2), 35)
-    index = build(tmp_path, vectors)
+    searcher = build(tmp_path, vectors, 10)
     assert len(list(tmp_path.glob("*.faiss"))) == 4
     for start, stop in ((0, 35), (9, 11), (10, 20), (34, 35), (5, 5)):
-        np.testing.assert_array_equal(index.vectors(start, stop), vectors[start:stop])
+        np.testing.assert_array_equal(searcher.vectors(start, stop), vectors[start:stop])
 
 
-def test_a_file_that_is_no_index_or_another_is_refused(tmp_path):
-    vectors = unit(np.random.default_rng(3), 20)
-    build(tmp_path, vectors)
+def write_faiss(path, build_index):
+    index = build_index(16)
+    index.add(unit(np.random.default_rng(3), 20))
+    faiss.write_index(index, str(path))
+
+
+@pytest.mark.parametrize("kind", [faiss.IndexFlatL2, lambda dim: faiss.IndexHNSWFlat(dim, 4)])
+def test_another_type_of_index_is_refused(tmp_path, kind):
+    write_faiss(tmp_path / "x.faiss", kind)
+    with pytest.raises(BadIndexError, match="not a FAISS IndexFlatIP"):
+        FlatSearcher([tmp_path / "x.faiss"], 16, 20)
+
+
+def test_a_file_that_contradicts_its_header_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "x.faiss"
-    with pytest.raises(BadIndexError, match="16 dimensions, wanted 8"):
-        FragmentIndex([path], 8, 20)
+    write_faiss(path, faiss.IndexFlatIP)
+    whole = path.read_bytes()
+    monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("read before its size was checked"))
+    with pytest.raises(BadIndexError, match="16 dimensions, expected 8"):
+        FlatSearcher([path], 8, 20)
     with pytest.raises(BadIndexError, match="hold 20 fragments, the manifest says 21"):
-        FragmentIndex([path], 16, 21)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(BadIndexError, match="not a readable FAISS file"):
-        FragmentIndex([path], 16, 20)
+        FlatSearcher([path], 16, 21)
+    for damaged in (
+        whole[:100],
+        whole[:10],
+        whole + b"x",
+        whole[:8] + b"\xff" * 6 + b"\0\0" + whole[16:],
+        b"",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(BadIndexError):
+            FlatSearcher([path], 16, 20)
+    with pytest.raises(BadIndexError, match="cannot be read"):
+        FlatSearcher([tmp_path / "gone.faiss"], 16, 20)
+
+
+def test_a_piece_is_whole_or_not_there(tmp_path, monkeypatch):
+    vectors = unit(np.random.default_rng(5), 4)
+    monkeypatch.setattr("felga.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        write_piece(vectors, tmp_path / "x.faiss")
+    assert not (tmp_path / "x.faiss").exists()

@@ -6,9 +6,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from felga.errors import BadInputError
-from felga.evaluation.average_precision import average_precision, chance, metrics, precision_recall
-
-from . import reference
+from felga.search.average_precision import average_precision, chance, metrics, precision_recall
+from tests.evaluation import reference
 
 
 def check_against_sklearn(scores, relevant):

@@ -89,7 +89,7 @@ def metrics(scores: Scores, relevant: Flags) -> Metrics:
         raise BadInputError("a score is NaN: a vector of the query or of a fragment is damaged")
     keys = pack(scores, relevant.astype(np.uint32))
     keys.sort(axis=1)
-    return of_sorted(keys)
+    return metrics_of_keys(keys)
 
 
 def average_precision(scores: Scores, relevant: Flags) -> float:
@@ -195,7 +195,7 @@ def pack_cosines(scores: Scores, relevant: npt.NDArray[np.uint32]) -> npt.NDArra
     return order
 
 
-def of_sorted(keys: Keys) -> Metrics:
+def metrics_of_keys(keys: Keys) -> Metrics:
     """Figures of n queries from the keys of :func:`pack`, each row sorted upwards.
 
     Relevant owners are last in a tie, so the last relevant one of a tie is the tie's end, and the places of
@@ -256,7 +256,7 @@ def of_sorted(keys: Keys) -> Metrics:
 
 
 def _top(hit: Flags, closes: Flags, ends: Rows, places: Rows, bounds: Rows) -> tuple[Floats, Floats]:
-    """R@k (n, 3) and nDCG (n,) from the ties that reach into the first ranks; see :func:`of_sorted`."""
+    """R@k (n, 3) and nDCG (n,) from the ties that reach into the first ranks; see :func:`metrics_of_keys`."""
     n, owners = hit.shape
     depth = min(DEPTH, owners)
     row_at = np.arange(n)[:, None] * owners
