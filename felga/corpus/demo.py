@@ -1,7 +1,7 @@
-"""The demo corpus: scenes put together from the photographs inside scikit-image's wheel.
+"""The demo corpus: scenes composed of the photographs inside scikit-image's wheel.
 
-What is searched fills a tenth to a third of a scene, as in images that people have. The captions say
-what is there, and the boxes where.
+The objects searched for fill a tenth to a third of a scene, as they do in ordinary photographs. The captions
+name them, and the boxes locate them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 640, 480
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A photograph, or a part of one: where it is cut out, and sentences that speak of it."""
+    """A photograph or part of one: the crop ``left, top, right, bottom``, and sentences about it."""
 
     file: str
     crop: tuple[int, int, int, int]
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A box to ask sentences for, and the word that they should hold."""
+    """A box to assign sentences to, and the word that the best one should contain."""
 
     image_id: str
     box: Box
@@ -42,7 +42,7 @@ class DemoCorpus:
     """What :func:`write_demo` wrote.
 
     Attributes:
-        searches: query, and the label of the box that it should find.
+        searches: queries, each with the label of the box it should find.
         boxes: image id -> label -> box.
     """
 
@@ -92,12 +92,12 @@ PARTS = {
         ("A man in a coat looks through his camera.", "The photographer has put his camera on a tripod."),
     ),
 }
-GROUNDS = {
+BACKGROUNDS = {  # texture -> tint
     "brick.png": (150, 90, 70),
     "grass.png": (95, 130, 60),
     "gravel.png": (130, 125, 115),
 }
-# What is in a scene: left, top and width in pixels.
+# The parts of each scene: left, top and width in pixels.
 SCENES: tuple[dict[str, tuple[int, int, int]], ...] = (
     {"cat": (40, 60, 230), "coins": (360, 250, 220)},
     {"cup": (350, 50, 240), "astronaut": (50, 220, 210)},
@@ -119,38 +119,38 @@ SCENES: tuple[dict[str, tuple[int, int, int]], ...] = (
 
 
 def write_demo(folder: Path) -> DemoCorpus:
-    """Write the scenes, a ``NAME.txt`` of captions beside each, and ``boxes.json``; always the same bytes.
+    """Write the scenes, a ``NAME.txt`` of captions beside each, and ``boxes.json``; always the same pixels.
 
-    A file that is there already with the same content is left alone, so that a second demo encodes nothing.
+    Scenes that already exist with the same content are left alone, so that a second demo encodes nothing.
 
     Raises:
-        MissingError: scikit-image is not installed.
+        MissingError: scikit-image is not installed, or lacks a photograph.
     """
     folder.mkdir(parents=True, exist_ok=True)
     boxes: dict[str, dict[str, Box]] = {}
-    for number, places in enumerate(SCENES):
+    for number, layout in enumerate(SCENES):
         name = f"scene-{number + 1:02d}.png"
-        ground, tint = list(GROUNDS.items())[number % len(GROUNDS)]
-        scene = _ground(ground, tint)
-        boxes[name] = {label: _paste(scene, PARTS[label], at) for label, at in places.items()}
+        texture, tint = list(BACKGROUNDS.items())[number % len(BACKGROUNDS)]
+        scene = _background(texture, tint)
+        boxes[name] = {label: _paste(scene, PARTS[label], at) for label, at in layout.items()}
         path = folder / name
         if not path.exists() or not _same(path, scene):
             scene.save(path)
-        captions = "".join(f"{sentence}\n" for label in places for sentence in PARTS[label].sentences)
+        captions = "".join(f"{sentence}\n" for label in layout for sentence in PARTS[label].sentences)
         path.with_suffix(".txt").write_text(captions, "utf-8")
-    found = {
-        name: [{"box": list(box), "label": label} for label, box in one.items()]
-        for name, one in boxes.items()
+    box_file = {
+        name: [{"box": list(box), "label": label} for label, box in by_label.items()]
+        for name, by_label in boxes.items()
     }
-    (folder / "boxes.json").write_text(json.dumps(found, indent=1), "utf-8")
+    (folder / "boxes.json").write_text(json.dumps(box_file, indent=1), "utf-8")
     searches = (("cat", "cat"), ("cup of coffee", "cup"), ("rocket", "rocket"))
-    asked = Assignment("scene-04.png", boxes["scene-04.png"]["motorcycle"], "motorcycle")
-    return DemoCorpus(folder, searches, asked, boxes)
+    assignment = Assignment("scene-04.png", boxes["scene-04.png"]["motorcycle"], "motorcycle")
+    return DemoCorpus(folder, searches, assignment, boxes)
 
 
 def _same(path: Path, scene: Image.Image) -> bool:
-    with Image.open(path) as there:
-        return there.size == scene.size and there.tobytes() == scene.tobytes()
+    with Image.open(path) as existing:
+        return existing.size == scene.size and existing.tobytes() == scene.tobytes()
 
 
 def _photograph(file: str) -> Image.Image:
@@ -158,17 +158,16 @@ def _photograph(file: str) -> Image.Image:
         import skimage
     except ModuleNotFoundError as error:
         raise MissingError(
-            "the demo is made of photographs of scikit-image, which is not installed: "
-            'pip install "felga[demo]"'
+            'the demo uses photographs from scikit-image, which is not installed: pip install "felga[demo]"'
         ) from error
     path = Path(skimage.__file__).parent / "data" / file
     if not path.is_file():
-        raise MissingError(f"{file} is not inside this scikit-image: pip install --upgrade scikit-image")
+        raise MissingError(f"this scikit-image lacks {file}: pip install --upgrade scikit-image")
     return Image.open(path)
 
 
-def _ground(file: str, tint: tuple[int, int, int]) -> Image.Image:
-    """A texture in a colour, faint as behind things in focus."""
+def _background(file: str, tint: tuple[int, int, int]) -> Image.Image:
+    """A tinted texture of low contrast, as behind objects in focus."""
     grey = _photograph(file).convert("L").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     shade = np.asarray(grey, np.float32)[:, :, None] / 255 * 0.25 + 0.8
     return Image.fromarray(np.clip(shade * np.array(tint, np.float32), 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""COCO's official archives: fetched so that a broken connection costs nothing, checked, and unpacked."""
+"""COCO's official archives: downloaded with resume, checked, and unpacked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import http.client
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from felga.errors import BadInputError, MissingError
+from felga.files import storage_errors
+from felga.types import Progress
 
 HOME = "http://images.cocodataset.org"
 BLOCK = 2**20  # bytes
@@ -19,16 +20,22 @@ BLOCK = 2**20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An archive by its place on the server and its md5, with a path that it unpacks to."""
+    """An archive.
 
-    place: str
+    Attributes:
+        remote: its path on the server.
+        md5: of the archive, in hex.
+        unpacks_to: a path that exists once it is unpacked.
+    """
+
+    remote: str
     md5: str
-    holds: str
+    unpacks_to: str
 
     @property
     def name(self) -> str:
         """Its file name."""
-        return self.place.rpartition("/")[2]
+        return self.remote.rpartition("/")[2]
 
 
 # md5 as published with the archives' mirrors; COCO itself publishes none.
@@ -60,72 +67,85 @@ def fetch_coco(
     *,
     home: str = HOME,
     archives: tuple[Archive, ...] | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> None:
-    """Bring COCO of a year into ``root``, in the official layout.
+    """Download COCO of a year into ``root``, in the official layout.
 
-    What is unpacked already is passed over; a part that was fetched is gone on with; an archive is removed
-    once it is unpacked.
+    What is already unpacked is skipped; partial downloads are resumed; an archive is removed once it is
+    unpacked.
 
     Args:
-        home: where the archives are, for a mirror.
+        home: the URL of the archives, for a mirror.
         archives: None: all of the year.
-        progress: called with an archive's name, bytes that are here, and bytes in all.
+        progress: called with an archive's name, the bytes downloaded so far, and its size.
 
     Raises:
-        BadInputError: no such year, or an archive whose md5 is not the expected one (it is removed).
-        MissingError: the network cannot be reached, or broke off (the part is kept).
+        BadInputError: no such year, ``home`` is not a URL, or the md5 of an archive is wrong (it is removed).
+        MissingError: the server cannot be reached, or the connection broke (the part is kept).
+        StorageError: the disk is full, or ``root`` cannot be written.
     """
     if year not in ARCHIVES:
-        raise BadInputError(f"there is no COCO {year}; wanted 2014 or 2017")
-    root.mkdir(parents=True, exist_ok=True)
-    for archive in ARCHIVES[year] if archives is None else archives:
-        done = root / f".{archive.name}.done"
-        if done.exists() and (root / archive.holds).exists():
-            continue
-        path = root / archive.name
-        if not path.exists():
-            part = root / f"{archive.name}.part"
-            _fetch(f"{home}/{archive.place}", part, archive.name, progress)
-            _check(part, archive)
-            part.replace(path)
-        with zipfile.ZipFile(path) as content:
-            content.extractall(root)  # zipfile keeps members below root
-        done.touch()
-        path.unlink()
+        raise BadInputError(f"there is no COCO {year}: expected 2014 or 2017")
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for archive in ARCHIVES[year] if archives is None else archives:
+            _install(archive, root, home, progress)
 
 
-def _fetch(url: str, part: Path, name: str, progress: Callable[[str, int, int], None]) -> None:
-    """Bring a file to ``part``, going on behind what is there already."""
+def _install(archive: Archive, root: Path, home: str, progress: Progress) -> None:
+    done = root / f".{archive.name}.done"
+    if done.exists() and (root / archive.unpacks_to).exists():
+        return
+    path = root / archive.name
+    if not path.exists():
+        part = root / f"{archive.name}.part"
+        _download(f"{home}/{archive.remote}", part, archive.name, progress)
+        _check(part, archive)
+        part.replace(path)
+    with zipfile.ZipFile(path) as content:
+        content.extractall(root)  # zipfile keeps members below root
+    done.touch()
+    path.unlink()
+
+
+def _download(url: str, part: Path, name: str, progress: Progress) -> None:
+    """Download a file to ``part``, from where an earlier download stopped."""
     there = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
+    except ValueError as error:
+        raise BadInputError(f"{url!r} is not a URL: give a mirror such as {HOME}") from error
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             resumed = answer.status == 206
             total = int(answer.headers.get("Content-Length", 0)) + (there if resumed else 0)
-            done = there if resumed else 0  # a server that knows no ranges begins anew
+            done = there if resumed else 0  # a server without ranges starts over
             with part.open("ab" if resumed else "wb") as file:
                 while block := answer.read(BLOCK):
                     file.write(block)
                     done += len(block)
                     progress(name, done, total)
         if total and done < total:
-            raise MissingError(f"{url} broke off at {done} of {total} bytes: run the same command to go on")
+            raise MissingError(f"{url} broke off at {done} of {total} bytes: run the same command to resume")
     except urllib.error.HTTPError as error:
-        if error.code == 416 and there:  # nothing behind what is there: it is whole
+        if error.code == 416 and there:  # the part is already complete
             return
-        raise MissingError(f"{url} cannot be fetched: the server says {error.code} {error.reason}") from error
+        raise MissingError(
+            f"{url} cannot be downloaded: the server answered {error.code} {error.reason}"
+        ) from error
     except (urllib.error.URLError, TimeoutError, http.client.HTTPException, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise MissingError(f"{url} cannot be fetched ({reason}): run the same command to go on") from error
+        raise MissingError(
+            f"{url} cannot be downloaded ({reason}): run the same command to resume"
+        ) from error
 
 
 def _check(part: Path, archive: Archive) -> None:
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != archive.md5:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    if md5 != archive.md5:
         part.unlink()
         raise BadInputError(
-            f"{archive.name} has the md5 {found}, wanted {archive.md5}: it was damaged on its way, "
-            "fetch it again"
+            f"{archive.name} has the md5 {md5}, expected {archive.md5}: it was damaged in transit, "
+            "run the same command again"
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
+Item = TypeVar("Item")
 LARGEST = 2**63 - 1  # sizes and times are stored as int64
 
 
@@ -116,22 +117,19 @@ def make_listing(images: Iterable[ImageItem], texts: Iterable[TextItem], bad: It
             rejected.append(_bad("text", text.text_id, text.image_id or "", reason))
         else:
             sound_texts.append(text)
-    sound_images.sort(key=lambda item: item.image_id)
-    sound_texts.sort(key=lambda item: item.text_id)
-    unique_images: dict[str, ImageItem] = {}
-    for image in sound_images:
-        if unique_images.setdefault(image.image_id, image) is not image:
-            rejected.append(_bad("image", image.image_id, image.path, "another image has the same id"))
-    unique_texts: dict[str, TextItem] = {}
-    for text in sound_texts:
-        if unique_texts.setdefault(text.text_id, text) is not text:
-            rejected.append(_bad("text", text.text_id, text.image_id or "", "another text has the same id"))
-    every = [_bad(item.kind, item.item_id, item.path, item.reason) for item in bad] + rejected
-    return Listing(
-        list(unique_images.values()),
-        list(unique_texts.values()),
-        sorted(every, key=lambda item: (item.kind, item.item_id, item.reason)),
-    )
+    unique_images = _unique(sound_images, lambda image: image.image_id)
+    unique_texts = _unique(sound_texts, lambda text: text.text_id)
+    rejected += [
+        _bad("image", image.image_id, image.path, "another image has the same id")
+        for image in unique_images.dropped
+    ]
+    rejected += [
+        _bad("text", text.text_id, text.image_id or "", "another text has the same id")
+        for text in unique_texts.dropped
+    ]
+    rejected += [_bad(item.kind, item.item_id, item.path, item.reason) for item in bad]
+    rejected.sort(key=lambda item: (item.kind, item.item_id, item.reason))
+    return Listing(unique_images.kept, unique_texts.kept, rejected)
 
 
 def texts_of(captions: Iterable[str], text_id: str, image_id: str | None, texts: Texts) -> list[TextItem]:
@@ -175,6 +173,22 @@ def _bad(kind: Literal["image", "text"], item_id: object, path: object, reason: 
 def _printable(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unique(Generic[Item]):
+    kept: list[Item]
+    dropped: list[Item]
+
+
+def _unique(items: list[Item], key: Callable[[Item], str]) -> _Unique[Item]:
+    """Items sorted by id; of several with the same id the first is kept."""
+    result: _Unique[Item] = _Unique([], [])
+    items.sort(key=key)
+    for item in items:
+        double = result.kept and key(result.kept[-1]) == key(item)
+        (result.dropped if double else result.kept).append(item)
+    return result
 
 
 def _image_fault(image: ImageItem) -> str | None:

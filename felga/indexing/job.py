@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem
+from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem, make_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, read_regular, shown, storage_errors, to_json, write_whole
 from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
@@ -85,7 +85,8 @@ def index(
         parts = Parts.make(options)
         contract = parts.contract()
         _check_target(out)
-        listing = corpus.scan()
+        scanned = corpus.scan()
+        listing = make_listing(scanned.images, scanned.texts, scanned.bad)  # whatever a third party returns
         if not (listing.images or listing.texts):
             raise BadInputError(f"{shown(corpus.root)} holds no image and no text: name a folder that does")
         if dry_run:

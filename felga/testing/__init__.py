@@ -23,15 +23,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from felga.testing.corpus import CorpusContract as CorpusContract
     from felga.testing.proposer import KeywordContract as KeywordContract
     from felga.testing.proposer import ProposerContract as ProposerContract
 
 _MODULES = {
+    "CorpusContract": "felga.testing.corpus",
     "KeywordContract": "felga.testing.proposer",
     "ProposerContract": "felga.testing.proposer",
 }
 
-__all__ = ["KeywordContract", "ProposerContract"]
+__all__ = ["CorpusContract", "KeywordContract", "ProposerContract"]
 
 
 def __getattr__(name: str) -> Any:

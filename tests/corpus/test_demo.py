@@ -7,7 +7,7 @@ from PIL import Image
 from felga.corpus.demo import HEIGHT, WIDTH, write_demo
 
 
-def test_parts_fill_a_part_of_their_scene(tmp_path):
+def test_objects_fill_part_of_their_scene_and_do_not_overlap(tmp_path):
     made = write_demo(tmp_path)
     assert len(made.boxes) == 16
     for name, boxes in made.boxes.items():
@@ -26,7 +26,7 @@ def test_parts_fill_a_part_of_their_scene(tmp_path):
     assert made.assignment.image_id in made.boxes
 
 
-def test_a_second_writing_changes_nothing(tmp_path):
+def test_writing_it_again_changes_nothing(tmp_path):
     write_demo(tmp_path)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.png")}
     write_demo(tmp_path)

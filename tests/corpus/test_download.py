@@ -9,11 +9,11 @@ import zipfile
 import pytest
 
 from felga.corpus.download import Archive, fetch_coco
-from felga.errors import BadInputError, MissingError
+from felga.errors import BadInputError, MissingError, StorageError
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Ranges, and a connection that breaks off after ``cut`` bytes."""
+    """Serves ranges; the connection breaks after ``cut`` bytes."""
 
     content, cut, asked = b"", None, []
 
@@ -53,7 +53,7 @@ def archive(md5=None):
     return (Archive("annotations/a.zip", md5, "annotations/instances_val2017.json"),)
 
 
-def test_fetched_checked_unpacked_and_not_fetched_again(tmp_path, home):
+def test_an_archive_is_downloaded_checked_and_unpacked_once(tmp_path, home):
     seen = []
     for _ in range(2):
         fetch_coco(2017, tmp_path, home=home, archives=archive(), progress=lambda *at: seen.append(at))
@@ -63,9 +63,9 @@ def test_fetched_checked_unpacked_and_not_fetched_again(tmp_path, home):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.zip.done", "annotations"]
 
 
-def test_a_broken_connection_is_gone_on_with(tmp_path, home):
+def test_a_broken_download_is_resumed(tmp_path, home):
     Server.cut = 40
-    with pytest.raises(MissingError, match="run the same command to go on"):
+    with pytest.raises(MissingError, match="run the same command to resume"):
         fetch_coco(2017, tmp_path, home=home, archives=archive())
     Server.cut = None
     fetch_coco(2017, tmp_path, home=home, archives=archive())
@@ -73,20 +73,29 @@ def test_a_broken_connection_is_gone_on_with(tmp_path, home):
     assert (tmp_path / "annotations" / "instances_val2017.json").exists()
 
 
-def test_a_part_that_is_whole(tmp_path, home):
+def test_a_complete_part_is_not_downloaded_again(tmp_path, home):
     (tmp_path / "a.zip.part").write_bytes(Server.content)
     fetch_coco(2017, tmp_path, home=home, archives=archive())
     assert (tmp_path / "annotations" / "instances_val2017.json").exists()
 
 
-def test_another_md5_is_refused_and_removed(tmp_path, home):
-    with pytest.raises(BadInputError, match="a.zip has the md5 .*, wanted 000"):
+def test_an_archive_with_the_wrong_md5_is_removed(tmp_path, home):
+    with pytest.raises(BadInputError, match="a.zip has the md5 .*, expected 000"):
         fetch_coco(2017, tmp_path, home=home, archives=archive("000"))
     assert not list(tmp_path.iterdir())
 
 
-def test_no_server_and_no_year(tmp_path):
-    with pytest.raises(MissingError, match="cannot be fetched"):
+def test_an_unreachable_server_a_bad_mirror_and_an_unknown_year(tmp_path):
+    with pytest.raises(MissingError, match="cannot be downloaded"):
         fetch_coco(2017, tmp_path, home="http://127.0.0.1:9", archives=(Archive("x.zip", "", "x"),))
+    with pytest.raises(BadInputError, match="'no-url/x.zip' is not a URL"):
+        fetch_coco(2017, tmp_path, home="no-url", archives=(Archive("x.zip", "", "x"),))
     with pytest.raises(BadInputError, match="no COCO 2015"):
         fetch_coco(2015, tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, home):
+    """/dev/full accepts no byte."""
+    (tmp_path / "a.zip.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="cannot be written: the disk is full"):
+        fetch_coco(2017, tmp_path, home=home, archives=archive())
