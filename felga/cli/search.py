@@ -12,8 +12,8 @@ import typer
 from felga.cli import flags
 from felga.cli.locate import find_index
 from felga.cli.output import echo, only_ascii, say
-from felga.errors import BadInputError, NotFoundError
-from felga.files import shown
+from felga.errors import BadInputError
+from felga.files import read_lines, shown
 
 if TYPE_CHECKING:
     from felga.engine import Engine
@@ -39,7 +39,7 @@ def search(
     flags.go_offline(offline)
     flags.at_least_one(k=top, regions=regions)
     asked = [_readable(word) for word in query or []]
-    asked += read_queries(queries) if queries else []
+    asked += read_lines(queries, "queries") if queries else []
     if not (asked or image):
         raise BadInputError("give query words, --queries FILE or --image IMAGE")
     if asked and image:
@@ -120,29 +120,6 @@ def print_answers(
         Answer(query, shown(folder), found, kind, missing) for query, found in zip(asked, hits, strict=True)
     ]
     echo(render(answers, form, many=many, only_ascii=only_ascii()))
-
-
-def read_queries(path: Path) -> list[str]:
-    """The non-empty lines of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        NotFoundError: there is no such file.
-        BadInputError: it is unreadable, not UTF-8, or has no query.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{shown(path)} does not exist: name a file of queries, one per line") from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"{shown(path)} is not UTF-8 text (byte {error.start}): save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise BadInputError(f"{shown(path)} cannot be read: {error.strerror}") from error
-    lines = [line.strip() for line in text.split("\n")]  # not at U+2028: it may stand inside a query
-    if not any(lines):
-        raise BadInputError(f"{shown(path)} has no query: expected one per line")
-    return [line for line in lines if line]
 
 
 def _readable(query: str) -> str:

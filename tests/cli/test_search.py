@@ -107,7 +107,7 @@ def test_queries_from_a_file_with_a_byte_order_mark_and_a_line_separator(capsys,
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"caf\xe9\n", "is not UTF-8"), (b"\n \n", "has no query"), (b"c\x00\xff", "is not UTF-8")],
+    [(b"caf\xe9\n", "is not UTF-8"), (b"\n \n", "is empty: expected queries"), (b"c\x00\xff", "is not UTF-8")],
 )
 def test_unusable_files_of_queries(capsys, demo, tmp_path, content, reason):
     (tmp_path / "words.txt").write_bytes(content)
