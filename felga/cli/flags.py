@@ -28,6 +28,13 @@ InfoForm = Annotated[Literal["table", "json"], typer.Option("--format", help="Fo
 BoxText = Annotated[str | None, typer.Option("--box", help="x1,y1,x2,y2 in pixels: only that part of it.")]
 SaveViz = Annotated[Path | None, typer.Option(help="Also draw the hits into this image file.")]
 Encoder = Annotated[str, typer.Option(help="conse, clip:ARCH/PRETRAINED, ...: see felga doctor.")]
+QueryEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="The index's encoder by name: may fetch weights. [default: as found on this machine]",
+    ),
+]
 Regions = Annotated[str, typer.Option(help="Region proposer: see felga doctor.")]
 Keywords = Annotated[str, typer.Option(help="Keyword proposer: see felga doctor.")]
 Whole = Annotated[bool, typer.Option(help="Count the whole image as a region.")]

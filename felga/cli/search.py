@@ -32,6 +32,7 @@ def search(
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
     root: flags.Root = None,
+    encoder: flags.QueryEncoder = None,
     device: flags.Device = "auto",
     offline: flags.Offline = False,
 ) -> None:
@@ -51,7 +52,7 @@ def search(
     folder = find_index(index)
     from felga.engine import Engine
 
-    with Engine.open(folder, device=device, root=root) as engine:
+    with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
         if image:
             asked = [_name(image, box)]
             path = _query_image(engine, image)
@@ -81,6 +82,7 @@ def assign(
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
     root: flags.Root = None,
+    encoder: flags.QueryEncoder = None,
     device: flags.Device = "auto",
     offline: flags.Offline = False,
 ) -> None:
@@ -92,7 +94,7 @@ def assign(
     folder = find_index(index)
     from felga.engine import Engine
 
-    with Engine.open(folder, device=device, root=root) as engine:
+    with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
         path = _query_image(engine, image)
         hits = engine.assign(path, part, top)
     print_answers("texts", [_name(image, box)], [hits], folder, form)

@@ -107,7 +107,11 @@ def test_queries_from_a_file_with_a_byte_order_mark_and_a_line_separator(capsys,
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"caf\xe9\n", "is not UTF-8"), (b"\n \n", "is empty: expected queries"), (b"c\x00\xff", "is not UTF-8")],
+    [
+        (b"caf\xe9\n", "is not UTF-8"),
+        (b"\n \n", "is empty: expected queries"),
+        (b"c\x00\xff", "is not UTF-8"),
+    ],
 )
 def test_unusable_files_of_queries(capsys, demo, tmp_path, content, reason):
     (tmp_path / "words.txt").write_bytes(content)
@@ -171,3 +175,12 @@ def test_an_interrupt_exits_with_130(tmp_path):
         done.send_signal(signal.SIGINT)
         out, err = done.communicate()
     assert (done.returncode, out, err) == (130, b"", b"")
+
+
+def test_the_encoder_may_be_named_and_must_be_that_of_the_index(capsys, demo):
+    out, _ = call(
+        capsys, "search", "cat", "-k", 1, "--index", demo[0], "--encoder", "conse", "--format", "json"
+    )
+    assert json.loads(out)["hits"]
+    _, err = call(capsys, "search", "cat", "--index", demo[0], "--encoder", "conse:lite1", code=4)
+    assert "was built with a different conse" in err
