@@ -80,9 +80,11 @@ class Engine:
             NotFoundError: there is no index.
             BadIndexError: it is damaged, of a format that this felga does not read, or of another encoder.
         """
+        index = StoredIndex.open(folder, device=device)
         if isinstance(encoder, str):
-            encoder = make_encoder(encoder, device=device)
-        return cls(StoredIndex.open(folder, device=device), encoder=encoder, device=device, root=root)
+            pooling = index.manifest.contract.encoder.get("pooling")
+            encoder = make_encoder(encoder, device=device, pooling=pooling)
+        return cls(index, encoder=encoder, device=device, root=root)
 
     def __enter__(self) -> Self:
         return self
