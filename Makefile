@@ -1,9 +1,9 @@
-# make demo | make test | make check: each installs what it needs into .venv
+# make demo | make test | make check | make bench | make hero: each installs what it needs into .venv
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check bench hero lock clean
 
 demo: .venv/demo
 	$(BIN)/felga demo --out runs/demo
@@ -16,7 +16,7 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The numbers of the README, on COCO's official layout: make bench COCO=../shared/coco-mini
+# Measure everything in docs/measured.md, on COCO in its official layout: make bench COCO=../shared/coco-mini
 COCO ?= ../shared/coco-mini
 bench: .venv/test
 	$(BIN)/felga bench coco --root $(COCO) --out bench/results/coco-mini-conse.json --set validation=0.1 \
@@ -26,8 +26,14 @@ bench: .venv/test
 	$(BIN)/python bench/indexing.py --corpus $(COCO)/train2017
 	$(BIN)/felga bench proposals --root $(COCO) --split train2017 --every 8 --out bench/results/proposals.json
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
+	$(BIN)/python bench/answers.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
+	$(BIN)/python bench/environment.py
 	$(BIN)/python bench/readme.py
+
+# The picture at the top of the README, from the demo corpus
+hero: .venv/demo
+	$(BIN)/python bench/hero.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -40,7 +46,7 @@ bench: .venv/test
 	$(PIP) -e '.[test]'
 	touch $@
 
-# After a change of dependencies, in a fresh .venv: the versions that were tested together
+# After dependencies change, in a fresh .venv: record the versions that were tested together
 lock: .venv/test
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 

@@ -1,11 +1,11 @@
-"""Indexing: images a second, where the time goes, peak memory.
+"""Indexing: images per second, where the time goes, peak memory.
 
     python bench/indexing.py --corpus IMAGES [--images 100 1500] [--out bench/results/indexing.json]
 
-Each size is indexed in a process of its own, from the first images of the corpus (by name), repeated where
-it has fewer; peak memory is the process's largest resident set, so that of 100 and of 1,500 images show
-what grows. The ratio beside it is against the same work without felga: a plain loop that decodes, proposes
-and encodes one image after the other with the same parts and all threads.
+Each size is indexed in its own process, from the first images of the corpus by name, repeated if there are
+fewer. Peak memory is the largest resident set of the process, so the two sizes show what grows with the
+corpus. The baseline does the same work without felga's job: a plain loop that decodes, proposes and encodes
+one image at a time, with the same parts and all threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from felga.evaluation.results import commit, machine
 
 
 def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
-    """Index ``count`` images with their captions, or run the plain loop over them."""
+    """Index ``count`` images with their captions, or run the plain loop over them; for a new process."""
     from felga.corpus.folder import FolderCorpus
     from felga.indexing import Options, index
 
@@ -44,10 +44,10 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
         start = time.perf_counter()
         if plain:
             _loop(chosen)
-            found: dict[str, object] = {}
+            details: dict[str, object] = {}
         else:
             report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
-            found = {
+            details = {
                 "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
                 "regions": report.images.fragments,
                 "keywords": report.texts.fragments,
@@ -59,12 +59,12 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
         "seconds": round(seconds, 2),
         "images_per_second": round(count / seconds, 2),
         "peak_mib": round(peak),
-        **found,
+        **details,
     }
 
 
 def _captions(corpus: Path) -> dict[str | None, str]:
-    """Captions of a COCO folder: beside it lies annotations/captions_NAME.json."""
+    """Captions of a COCO image folder, from ../annotations/captions_NAME.json."""
     from felga.corpus.coco import CocoCorpus
 
     path = corpus.parent / "annotations" / f"captions_{corpus.name}.json"
@@ -72,7 +72,7 @@ def _captions(corpus: Path) -> dict[str | None, str]:
 
 
 def _loop(folder: Path) -> None:
-    """The named alternative: one image after the other, crops encoded apart, one text after the other."""
+    """The baseline: one image at a time, each region cropped and encoded, one text at a time."""
     import numpy as np
 
     from felga.corpus.decode import read_image
@@ -91,7 +91,7 @@ def _loop(folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure each size in its own process and write the json."""
+    """Measure each size in a new process and write the json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1500])
@@ -106,9 +106,9 @@ def main() -> None:
     def child(kind: str, count: int) -> dict[str, object]:
         command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--images", str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        print(kind, found, file=sys.stderr, flush=True)
-        return found
+        measured: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        print(kind, measured, file=sys.stderr, flush=True)
+        return measured
 
     plain = child("plain", min(arguments.images))
     runs = [child("felga", count) for count in arguments.images]

@@ -106,7 +106,7 @@ def test_bad_questions(engine, demo):
         (lambda: engine.search("cat", k=0), "k must be at least 1"),
         (lambda: engine.assign(path, (700, 0, 800, 50)), "covers no pixel of scene-03.png, which is 640x480"),
         (lambda: engine.assign(path, (9, 9, 9, 50)), "covers no pixel"),
-        (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is no image"),
+        (lambda: engine.assign(demo[1].folder / "scene-03.txt"), "is not an image"),
     ):
         with pytest.raises(BadInputError, match=match):
             bad()

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from felga.corpus.items import MAX_MEGAPIXELS
 from felga.errors import BadInputError
 from felga.files import read_regular, shown
 from felga.types import DecodedImage, Pixels
 
 WORKING_SIDE = 2048  # pixels; longer images are downscaled
-MAX_MEGAPIXELS = 178.0  # of the original, read from its header before anything is decoded
 MAX_BYTES = 2**30  # of an image file, which is read whole
 # No other formats: some start programs (EPS starts Ghostscript), whatever the file's name.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")

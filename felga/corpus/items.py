@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
 Item = TypeVar("Item")

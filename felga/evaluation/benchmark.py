@@ -41,7 +41,8 @@ from felga.indexing.job import index
 from felga.indexing.options import Options
 from felga.registry import make_encoder
 from felga.search.segments import segment_max, top_owners
-from felga.show.figures import Hit, class_bars, precision_recall_figure, result_sheet
+from felga.show.figures import class_bars, precision_recall_figure
+from felga.show.sheets import Hit, result_sheet
 from felga.store.manifest import Manifest, read_manifest
 from felga.store.pairs import features_of
 from felga.store.schema import flat, list_lengths

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from felga.corpus.decode import MAX_MEGAPIXELS
+from felga.corpus.items import MAX_MEGAPIXELS
 from felga.errors import BadInputError
 
 

@@ -16,21 +16,12 @@ from PIL import Image
 
 import felga
 from felga.cli import app as cli
+from felga.errors import FelgaError
+from felga.show.sheets import REGION
+from tests.cli.calls import call
 
 COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "data"]
 COMMANDS += ["fenet apply", "bench coco", "bench proposals"]
-
-
-def call(capsys, *words, code=0):
-    """Run a command inside this process; (stdout, stderr)."""
-    sys.argv = ["felga", *map(str, words)]
-    try:
-        stopped = cli.main()
-    except SystemExit as stop:
-        stopped = stop.code
-    out = capsys.readouterr()
-    assert (stopped or 0) == code, out.err
-    return out.out, out.err
 
 
 def test_help_is_light_and_documents_the_exit_codes(capsys):
@@ -38,7 +29,10 @@ def test_help_is_light_and_documents_the_exit_codes(capsys):
     for command in COMMANDS:
         assert command.split()[0] in out
     assert "Exit codes: 0 done; 1" in out
-    assert call(capsys, "--version")[0].strip() == felga.__version__
+    text = " ".join(out.split())
+    for code in {1, 130, 141, *(kind.exit_code for kind in FelgaError.__subclasses__())}:
+        assert f"; {code} " in text, f"exit code {code} is not documented"
+    assert call(capsys, "--version")[0].strip() == f"felga {felga.__version__}"
     code = "import sys; sys.argv = ['felga', '--help']\ntry:\n from felga.cli.app import main; main()\n"
     code += "except SystemExit: pass\n"
     code += "print([m for m in ('torch', 'faiss', 'lance', 'numpy') if m in sys.modules])"
@@ -105,7 +99,7 @@ def test_sheets_are_drawn(capsys, demo, tmp_path):
     call(capsys, "search", "cat", "--index", demo[0], "-k", 7, "--save-viz", tmp_path / "cats.png")
     sheet = Image.open(tmp_path / "cats.png").convert("RGB")
     assert sheet.width > 1000
-    assert (np.asarray(sheet) == (128, 0, 200)).all(-1).any(), "no purple box is drawn"
+    assert (np.asarray(sheet) == REGION).all(-1).any(), "no purple box is drawn"
     call(capsys, "search", "cat", "rocket", "--index", demo[0], "--save-viz", tmp_path / "two.png")
     assert (tmp_path / "two-1.png").exists()
     assert (tmp_path / "two-2.png").exists()
@@ -136,14 +130,28 @@ def test_a_damaged_index_exits_with_four(capsys, demo_copy):
 @pytest.mark.parametrize(
     ("words", "code", "match"),
     [
-        (["search", "cat", "--index", "gone"], 3, "is not there: run `felga index"),
-        (["index", "gone"], 3, "is not there: name a folder"),
-        (["index"], 2, "one of the two"),
-        (["search"], 2, "name what to search"),
-        (["search", "x", "--image", "y"], 2, "name what to search"),
-        (["search", "x", "--box", "1,2,3,4"], 2, "--box is a part of --image"),
+        (["search", "cat", "--index", "gone"], 3, "run `felga index"),
+        (["index", "gone"], 3, "name a folder"),
+        (["index"], 2, "give either CORPUS, a folder of images, or --coco"),
+        (["search"], 2, "give query words, --queries FILE or --image IMAGE"),
+        (["search", "x", "--image", "y"], 2, "give query words (or --queries FILE) or --image, not both"),
+        (["search", "x", "--box", "1,2,3,4"], 2, "--box needs --image"),
         (["search", "x", "--queries", "gone.txt"], 3, "name a file of queries"),
-        (["index", ".", "--ids", "x"], 2, "go with --coco"),
+        (["search", "x", "-k", "0"], 2, "k must be at least 1, got 0"),
+        (["search", "x", "--regions", "0"], 2, "regions must be at least 1, got 0"),
+        (["assign", "x.png", "-k", "-1"], 2, "k must be at least 1, got -1"),
+        (["search", "caf\udce9"], 2, r"the query 'caf\xe9' is not valid UTF-8"),
+        (["train", "nope"], 3, "name an index folder, or a features file"),
+        (["train", "x", "--set", "epochs"], 2, "--set epochs is not NAME=VALUE"),
+        (
+            ["train", "x", "--set", "method=dense", "--method", "felga"],
+            2,
+            "given as both 'felga' and 'dense'",
+        ),
+        (["train", "x", "--set", "epochs=2", "--set", "epochs=3"], 2, "epochs is given as both 2 and 3"),
+        (["fenet", "apply"], 2, "give either CHECKPOINT or --remove"),
+        (["bench", "coco", "--root", "x", "--tables", "t.txt"], 2, "t.txt must end in .md, .json, .csv"),
+        (["index", ".", "--ids", "x"], 2, "need --coco"),
     ],
 )
 def test_one_sentence_and_its_exit_code(capsys, words, code, match):
@@ -157,21 +165,6 @@ def test_one_sentence_and_its_exit_code(capsys, words, code, match):
 def test_a_bad_box(capsys, demo):
     _, err = call(capsys, "assign", "x.png", "--box", "1,2", "--index", demo[0], code=2)
     assert "--box 1,2 is not a box" in err
-
-
-def test_index_search_and_the_one_built_last(capsys, demo, tmp_path, toy, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    _, err = call(capsys, "search", "cat", code=3)
-    assert "no index was built yet" in err
-    options = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
-    _, err = call(capsys, "index", demo[1].folder, "--out", tmp_path / "out", *options)
-    assert "images: 16 added, 0 changed, 0 renamed, 0 removed, 0 unchanged, 0 quarantined" in err
-    out, _ = call(capsys, "search", "cat", "-k", 1, "--format", "json")
-    assert json.loads(out)["index"] == str(tmp_path / "out")
-    _, err = call(capsys, "index", demo[1].folder, "--out", tmp_path / "out", *options)
-    assert "0 added, 0 changed, 0 renamed, 0 removed, 16 unchanged" in err
-    _, err = call(capsys, "index", demo[1].folder, "--out", tmp_path / "out", code=4)
-    assert "was made with other options" in err
 
 
 def test_strict_exits_with_one_and_the_index_is_there(capsys, tmp_path, toy):
@@ -204,7 +197,19 @@ def test_doctor(capsys):
     assert found["packages"]["torch"]
     for entry in found["encoders"]:
         assert entry["state"] == "ready" or entry["lacks"], f"{entry['name']} does not say what it lacks"
-    assert "conse" in call(capsys, "doctor", "--device", "cpu")[0]
+    assert lacks["clip"] == "clip:ARCH/PRETRAINED"
+    out, _ = call(capsys, "doctor", "--device", "cpu")
+    assert "conse" in out
+    assert "needs weights: clip:ARCH/PRETRAINED" in " ".join(out.split())
+    assert "''" not in out, "an empty argument is reported"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["index", "search", "assign", "train", "doctor", "bench coco", "bench proposals"],
+)
+def test_commands_that_load_models_can_be_kept_off_the_network(capsys, command):
+    assert "--offline" in call(capsys, *command.split(), "--help")[0]
 
 
 OFFLINE = """

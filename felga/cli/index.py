@@ -1,0 +1,138 @@
+"""``felga index``: build or update an index."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from felga.cli import flags
+from felga.cli.locate import remember
+from felga.cli.output import echo, say
+from felga.cli.progress import progress
+from felga.errors import BadInputError, PartialFailure
+from felga.files import shown
+
+if TYPE_CHECKING:
+    from felga.corpus.items import Corpus, Texts
+    from felga.indexing.options import Report
+
+
+CorpusName = Annotated[
+    str | None,
+    typer.Argument(help="Folder of images, with captions in NAME.txt or metadata.jsonl; or PLUGIN:ARGUMENT."),
+]
+Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
+TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]
+TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
+TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="FENet checkpoint to put on the index.")]
+CommitEvery = Annotated[
+    int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
+]
+Limit = Annotated[float, typer.Option(help="Quarantine larger images.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Go ahead even if most of the index would be removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
+
+
+def index(
+    corpus: CorpusName = None,
+    out: Annotated[Path | None, typer.Option(help="Index folder. [default: indexes/NAME]")] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO captions json, instead of a folder.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the COCO images.")] = None,
+    ids: Ids = None,
+    texts: TextsPer = "joined",
+    encoder: flags.Encoder = flags.DEFAULTS.encoder,
+    regions: flags.Regions = flags.DEFAULTS.regions,
+    keywords: flags.Keywords = flags.DEFAULTS.keywords,
+    top_regions: TopRegions = flags.DEFAULTS.top_regions,
+    top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
+    whole: flags.Whole = flags.DEFAULTS.whole,
+    pooling: flags.Pooling = None,
+    fenet: Checkpoint = None,
+    device: flags.Device = flags.DEFAULTS.device,
+    batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
+    commit_every: CommitEvery = flags.DEFAULTS.commit_every,
+    max_megapixels: Limit = flags.DEFAULTS.max_megapixels,
+    prune: Prune = False,
+    dry_run: DryRun = False,
+    strict: Strict = False,
+    offline: flags.Offline = False,
+) -> None:
+    """Bring an index in line with a corpus: new, changed, renamed and removed images and texts.
+
+    Unchanged ones are not encoded again, and an interrupted run resumes. What cannot be read is listed with
+    its reason in errors.jsonl, and counted.
+    """
+    values = locals().copy()
+    flags.go_offline(offline)
+    from felga.indexing.job import index as run
+    from felga.indexing.options import Options
+
+    source, name = _corpus(corpus, coco, images, ids, texts)
+    target = out or Path("indexes", name)
+    options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
+    with progress() as show:
+        report = run(source, target, options, fenet=fenet, prune=prune, dry_run=dry_run, progress=show)
+    if dry_run:
+        echo(_plan(report))
+        return
+    remember(target)
+    say_report(report)
+    if strict and (quarantined := report.images.quarantined + report.texts.quarantined):
+        raise PartialFailure(f"{quarantined} items were quarantined: see {shown(target / 'errors.jsonl')}")
+
+
+def say_report(report: Report) -> None:
+    """Report on stderr what a run did."""
+    for name in ("images", "texts"):
+        counts = ", ".join(f"{value} {what}" for what, value in asdict(getattr(report, name)).items())
+        say(f"{name}: {counts}")
+    say(f"{shown(report.folder)} is ready ({report.seconds['total']:.1f} s)")
+
+
+def _plan(report: Report) -> str:
+    """What a run would do: counts, and the first few ids of each kind of change."""
+    lines = []
+    for name in ("images", "texts"):
+        counts = {key: value for key, value in asdict(getattr(report, name)).items() if key != "fragments"}
+        lines.append(f"{name}: " + ", ".join(f"{value} {what}" for what, value in counts.items()))
+        for change, ids in report.examples.get(name, {}).items():
+            if change != "unchanged":
+                more = ", ..." if counts[change] > len(ids) else ""
+                lines.append(f"  {change}: {', '.join(ids)}{more}")
+    lines.append(f"nothing was written to {shown(report.folder)}")
+    return "\n".join(lines)
+
+
+def _corpus(
+    named: str | None, coco: Path | None, images: Path | None, ids: Path | None, texts: Texts
+) -> tuple[Corpus, str]:
+    """The corpus to index, and a name for its index."""
+    if (named is None) == (coco is None):
+        raise BadInputError("give either CORPUS, a folder of images, or --coco CAPTIONS.json")
+    if coco is not None:
+        from felga.corpus.coco import CocoCorpus
+
+        return CocoCorpus(coco, images, ids=ids, texts=texts), coco.stem
+    if images is not None or ids is not None:
+        raise BadInputError("--images and --ids need --coco")
+    assert named is not None
+    folder = Path(named)
+    family, colon, argument = named.partition(":")
+    if colon and not folder.exists():
+        from felga.registry import make_corpus, names
+
+        if family in names("corpora"):
+            return make_corpus(named, texts=texts), _folder_name(f"{family}-{Path(argument).stem}")
+    from felga.corpus.folder import FolderCorpus
+
+    return FolderCorpus(folder, texts=texts), folder.resolve().name or "root"
+
+
+def _folder_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
