@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from felga.corpus.decode import WORKING_SIDE, UnreadableImage, read_image
+from felga.corpus import decode
+from felga.corpus.decode import (
+    WORKING_SIDE,
+    UnreadableImage,
+    decode_image,
+    from_pil,
+    from_pixels,
+    read_file,
+    read_image,
+)
+from felga.errors import BadInputError
 
 from .badpack import BLUE, GREEN, RED, SIZE, corners, write_bad_pack
 
@@ -23,7 +33,7 @@ def near(pixel, colour, by=40):
     return np.abs(pixel.astype(int) - np.array(colour)).max() <= by
 
 
-def test_each_of_the_pack_is_read_right_or_refused_with_its_reason(pack):
+def test_every_image_of_the_pack_is_read_or_refused_with_its_reason(pack):
     folder, expected = pack
     assert len(expected) > 25
     for image_id, reason in expected.items():
@@ -39,7 +49,7 @@ def test_each_of_the_pack_is_read_right_or_refused_with_its_reason(pack):
 
 
 @pytest.mark.parametrize("name", ["good.jpg", "whole.png", "cmyk.jpg", "alpha.png"])
-def test_colours(pack, name):
+def test_colours_are_kept(pack, name):
     pixels = read_image(pack[0] / name, name).pixels
     assert near(pixels[16, 24], RED)
     assert near(pixels[16, 72], GREEN)
@@ -47,16 +57,16 @@ def test_colours(pack, name):
 
 
 @pytest.mark.parametrize("name", ["animated.gif", "animated.webp"])
-def test_the_first_frame_of_an_animation(pack, name):
+def test_the_first_frame_of_an_animation_is_read(pack, name):
     assert near(read_image(pack[0] / name, name).pixels[30, 30], RED)
 
 
-def test_transparency_is_laid_on_white(pack):
+def test_transparency_is_flattened_onto_white(pack):
     assert near(read_image(pack[0] / "palette.png", "").pixels[16, 24], (255, 255, 255), 2)
     assert near(read_image(pack[0] / "palette.png", "").pixels[48, 48], BLUE)
 
 
-def test_sixteen_bits_are_scaled_and_not_cut(pack):
+def test_sixteen_bits_are_scaled_not_cut_off(pack):
     grey = read_image(pack[0] / "deep.png", "").pixels[:, :, 0].ravel()
     assert grey[0] == 0
     assert grey[-1] == 255
@@ -115,13 +125,13 @@ def test_a_long_image_is_reduced_and_keeps_its_size(tmp_path, mode, form):
         assert near(image.pixels[100, 300], RED)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+def test_a_decompression_bomb_is_refused_undecoded(tmp_path):
     corners().save(tmp_path / "a.png")
     with pytest.raises(UnreadableImage, match="96x64 pixels, more than 0.005 megapixels"):
         read_image(tmp_path / "a.png", "a", max_megapixels=0.005)
 
 
-def test_nothing_global_is_changed(pack):
+def test_global_state_is_unchanged(pack):
     before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     read_image(pack[0] / "good.jpg", "")
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
@@ -135,7 +145,7 @@ def test_a_file_without_permission(tmp_path):
         read_image(tmp_path / "a.png", "a")
 
 
-def test_threads(pack):
+def test_threads_agree(pack):
     found = []
     read = lambda: found.append(read_image(pack[0] / "turned.jpg", "").pixels)  # noqa: E731
     threads = [threading.Thread(target=read) for _ in range(8)]
@@ -147,9 +157,97 @@ def test_threads(pack):
     assert all(np.array_equal(one, found[0]) for one in found)
 
 
-def test_no_program_is_started_for_a_image(tmp_path):
+def test_no_program_is_started_for_an_image(tmp_path):
     """EPS would be given to Ghostscript, also under another name."""
     corners().save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImage, match="is not an image"):
         read_image(tmp_path / "a.jpg", "a")
+
+
+def same(one, other):
+    return (one.width, one.height) == (other.width, other.height) and np.array_equal(one.pixels, other.pixels)
+
+
+def test_bytes_decode_like_their_file(pack):
+    folder, expected = pack
+    for image_id, reason in expected.items():
+        path = folder / image_id.replace("\\xe9", "\udce9")
+        if reason is None:
+            image = decode_image(path.read_bytes(), image_id)
+            assert image.image_id == image_id
+            assert same(image, read_image(path, image_id))
+    with pytest.raises(UnreadableImage, match=r"^deep/er/x is empty$"):
+        decode_image(b"", "deep/er/x")
+    with pytest.raises(UnreadableImage, match=r"^deep/er/x is not an image"):
+        decode_image(b"GIF89a", "deep/er/x")
+
+
+@pytest.mark.parametrize("limit", [float("nan"), 0, -1, float("inf")])
+def test_a_limit_that_limits_nothing_is_refused(pack, limit):
+    with pytest.raises(BadInputError, match="max_megapixels must be a positive number, got") as caught:
+        read_image(pack[0] / "good.jpg", "", max_megapixels=limit)
+    assert not isinstance(caught.value, UnreadableImage)  # the option is wrong, not the image
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/kmsg", "/proc/self/maps", "/sys/kernel/notes", "/proc/kcore", "/dev/zero"]
+)
+def test_files_of_the_kernel_neither_block_nor_end_up_in_memory(tmp_path, path):
+    """Some claim to be regular and never end; some claim to have 128 TB."""
+    if not os.path.exists(path):
+        pytest.skip(f"no {path}")
+    (tmp_path / "a.jpg").symlink_to(path)
+    with pytest.raises(UnreadableImage, match="a.jpg (is empty|cannot be read|is not an image)"):
+        read_image(tmp_path / "a.jpg", "a")
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_BYTES", 1000)
+    (tmp_path / "a.jpg").write_bytes(bytes(1001))
+    with pytest.raises(UnreadableImage, match="a.jpg cannot be read: 1001 bytes exceed the limit of 1000"):
+        read_file(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_pil_image_decodes_like_its_file_and_stays_as_it_was(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    corners().resize((2500, 1000)).save(path, exif=exif, quality=95)
+    with Image.open(path) as opened:
+        image = from_pil(opened, "a")
+        assert opened.size == (2500, 1000)
+        assert np.array_equal(np.asarray(opened), np.asarray(Image.open(path)))
+    expected = read_image(path, "a")
+    assert (image.width, image.height) == (expected.width, expected.height)
+    assert image.pixels.shape == expected.pixels.shape
+    assert np.abs(image.pixels.astype(int) - expected.pixels).mean() < 3  # not downscaled by the JPEG decoder
+    small = corners()
+    assert np.array_equal(from_pil(small, "a").pixels, np.asarray(small))
+
+
+def test_pixels_are_copied_and_checked():
+    pixels = np.asarray(corners())
+    image = from_pixels(pixels[:, ::-1], "a")
+    assert np.array_equal(image.pixels, pixels[:, ::-1])
+    assert (image.width, image.height) == SIZE
+    assert not np.shares_memory(image.pixels, pixels)
+    long = from_pixels(np.zeros((3, 5000, 3), np.uint8), "a")
+    assert (long.width, long.pixels.shape) == (5000, (1, WORKING_SIDE, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: from_pixels(np.zeros((4, 4), np.uint8), "a"), r"got shape \(4, 4\) of uint8"),
+        (lambda: from_pixels(np.zeros((4, 4, 4), np.uint8), "a"), r"is \(height, width, 3\) uint8"),
+        (lambda: from_pixels(np.zeros((4, 4, 3)), "a"), "of float64"),
+        (lambda: from_pixels(np.zeros((0, 4, 3), np.uint8), "a"), "got shape"),
+        (lambda: from_pil("a.jpg", "a"), "a PIL image .* got str"),
+        (lambda: from_pil(Image.new("RGB", (0, 3)), "a"), "a has no pixels: its size is 0x3"),
+    ],
+)
+def test_what_is_not_an_image_is_one_sentence(make, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        make()

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from dataclasses import replace
 
 import pytest
 
+from felga.corpus.decode import UnreadableImage
 from felga.corpus.folder import FolderCorpus
 from felga.errors import BadInputError, NotFoundError
+from felga.registry import make_corpus
+from felga.testing.corpus import CorpusContract
 
 from .badpack import corners, write_bad_pack
 
@@ -23,7 +28,7 @@ def texts(listing):
     return {text.text_id: (text.image_id, text.text) for text in listing.texts}
 
 
-def test_images_are_found_in_order_hidden_ones_passed_over(folder):
+def test_images_are_listed_in_order_without_hidden_ones(folder):
     listing = FolderCorpus(folder).scan()
     assert [item.image_id for item in listing.images] == ["a.jpg", "b.JPG", "deep/er/c.png"]
     assert listing.images[2].size == len("deep/er/c.png")
@@ -46,7 +51,7 @@ def test_sidecars(folder):
     }
 
 
-def test_metadata_as_imagefolder_has_it(folder):
+def test_metadata_of_an_imagefolder(folder):
     rows = [
         {"file_name": "c.png", "text": ["One.", "Two."]},
         {"file_name": "../../a.jpg", "caption": "A boat."},
@@ -69,7 +74,7 @@ def test_metadata_as_imagefolder_has_it(folder):
     assert "not json" in reasons["7"]
 
 
-def test_a_caption_that_is_no_utf8_costs_the_text_alone(folder):
+def test_a_caption_that_is_not_utf8_costs_that_text_alone(folder):
     (folder / "a.txt").write_bytes(b"caf\xe9")
     listing = FolderCorpus(folder).scan()
     assert len(listing.images) == 3
@@ -87,15 +92,122 @@ def test_the_pack_is_listed_and_never_opened(tmp_path):
         assert os.path.getsize(tmp_path / item.path) == item.size
 
 
-def test_links_to_folders_are_not_followed(tmp_path):
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
     corners().save(tmp_path / "a.png")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert [item.image_id for item in FolderCorpus(tmp_path).scan().images] == ["a.png"]
+    (tmp_path / "loop.png").symlink_to(tmp_path)
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "b.png").symlink_to(tmp_path / "a.png")
+    listing = FolderCorpus(tmp_path).scan()
+    assert [item.image_id for item in listing.images] == ["a.png", "chosen/b.png"]
+    assert not listing.bad
 
 
-def test_no_folder(tmp_path):
+def test_a_missing_folder_or_a_file(tmp_path):
     with pytest.raises(NotFoundError, match="does not exist"):
         FolderCorpus(tmp_path / "gone")
     (tmp_path / "file").touch()
     with pytest.raises(BadInputError, match="expected a folder"):
         FolderCorpus(tmp_path / "file")
+
+
+class TestContract(CorpusContract):
+    @pytest.fixture
+    def corpus(self, tmp_path):
+        write_bad_pack(tmp_path)
+        (tmp_path / "good.txt").write_text("A flag.")
+        return make_corpus(f"folder:{tmp_path}")
+
+
+def test_names_that_read_alike_have_one_owner_in_every_scan(tmp_path):
+    """A byte that is not UTF-8, and a name that spells its escape."""
+    odd = os.fsdecode(b"latin-\xe9")
+    for name in (odd, r"latin-\xe9"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode("utf-8", "surrogateescape"))
+        (tmp_path / f"{name}.txt").write_text(f"Caption of {len(name)} characters.")
+        (tmp_path / f"alone-{name}.txt").write_text(f"Alone, {len(name)}.")
+    listing = FolderCorpus(tmp_path).scan()
+    assert [image.path for image in listing.images] == [r"latin-\xe9.jpg"]
+    assert texts(listing)[r"latin-\xe9.jpg"] == (r"latin-\xe9.jpg", "Caption of 10 characters.")
+    assert len({text.text_id for text in listing.texts}) == len(listing.texts)
+    assert {(item.kind, item.item_id, item.reason) for item in listing.bad} == {
+        ("image", r"latin-\xe9.jpg", "another image has the same id"),
+        ("text", r"alone-latin-\xe9.txt", "another text has the same id"),
+    }
+    for _ in range(3):
+        assert FolderCorpus(tmp_path).scan() == listing
+
+
+def test_half_a_surrogate_pair_costs_that_caption(folder):
+    rows = [
+        '{"file_name": "a.jpg", "text": "bad \\ud800"}',
+        '{"file_name": "b.JPG", "text": "A boat."}',
+        '{"file_name": "\\ud800.jpg", "text": "x"}',
+        '{"file_name": "a.jpg\\u0000", "text": "x"}',
+        '{"text": ["fine", "\\udfff"]}',
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {"b.JPG": ("b.JPG", "A boat.")}
+    assert {item.item_id: item.reason for item in listing.bad} == {
+        "metadata.jsonl:1": r"text is not valid Unicode: \ud800 at character 5 stands alone",
+        "metadata.jsonl:3": r"file_name is not valid Unicode: \ud800 stands alone",
+        "metadata.jsonl:4": "file_name contains a NUL character",
+        "metadata.jsonl:5": r"text is not valid Unicode: \udfff at character 1 stands alone",
+    }
+
+
+def test_line_separators_inside_a_caption_do_not_cut_it(folder):
+    row = json.dumps({"file_name": "a.jpg", "text": "one\u2028two\u0085three"}, ensure_ascii=False)
+    (folder / "metadata.jsonl").write_text(f"\ufeff{row}\r\n", "utf-8")
+    (folder / "b.txt").write_text("four\u2028five\rsix", "utf-8")
+    listing = FolderCorpus(folder, "each").scan()
+    assert texts(listing) == {
+        "a.jpg#0": ("a.jpg", "one two three"),
+        "b.JPG#0": ("b.JPG", "four five"),
+        "b.JPG#1": ("b.JPG", "six"),
+    }
+    assert not listing.bad
+
+
+def test_a_line_that_is_not_utf8_costs_that_line(folder):
+    (folder / "metadata.jsonl").write_bytes(b'{"text": "caf\xe9"}\n{"text": "tea"}\n')
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {"metadata.jsonl:2": (None, "tea")}
+    assert [(item.item_id, item.reason) for item in listing.bad] == [
+        ("metadata.jsonl:1", "not UTF-8: byte 13 is 0xe9")
+    ]
+
+
+def test_an_image_dated_beyond_int64_is_listed(folder):
+    os.utime(folder / "a.jpg", (430 * 31_556_952,) * 2)  # the year 2400
+    (first, *_) = FolderCorpus(folder).scan().images
+    assert first.mtime_ns == min(os.stat(folder / "a.jpg").st_mtime_ns, 2**63 - 1)
+
+
+def test_folders_deeper_than_the_recursion_limit(tmp_path):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=handle)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = deeper
+    os.close(os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+    os.close(handle)
+    listing = FolderCorpus(tmp_path).scan()
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # shutil.rmtree recurses
+    assert [item.image_id for item in listing.images] == ["d/" * 1500 + "a.png"]
+
+
+def test_an_image_that_vanished_after_the_scan_is_unreadable(folder):
+    corpus = FolderCorpus(folder)
+    (first, *_) = corpus.scan().images
+    assert corpus.read(first) == b"a.jpg"
+    (folder / "a.jpg").unlink()
+    with pytest.raises(UnreadableImage, match="a.jpg cannot be read: No such file"):
+        corpus.read(first)
+    os.mkfifo(folder / "a.jpg")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        corpus.read(first)
+    with pytest.raises(UnreadableImage, match="embedded null"):
+        corpus.read(replace(first, path="a\0.jpg"))
