@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from felga.errors import BadInputError
+from felga.errors import BadInputError, did_you_mean
 
 Method: TypeAlias = Literal["dense", "sparse", "dynamic", "global", "felga", "dense+global", "sparse+global"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -84,7 +83,7 @@ class Recipe:
         for name, known in (("method", METHODS), ("schedule", get_args(Schedule)), ("form", get_args(Form))):
             value = getattr(self, name)
             if value not in known:
-                raise BadInputError(f"there is no {name} {value!r}; {_hint(value, known)}")
+                raise BadInputError(f"there is no {name} {value!r}; {did_you_mean(value, known)}")
         for name in ("layers", "hidden", "batch", "epochs", "rate", "temperature"):
             if getattr(self, name) <= 0:
                 raise BadInputError(f"{name} must be above 0, not {getattr(self, name)}")
@@ -154,11 +153,6 @@ RECIPES: dict[str, Recipe] = {
 """``paper``: FELGA 4.5. ``residual``: for few pairs, chosen on captions alone (bench/fenet_recipes.py)."""
 
 
-def _hint(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-
-
 def changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """``base`` with other values.
 
@@ -168,7 +162,7 @@ def changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     known = tuple(entry.name for entry in fields(Recipe))
     for name in changes:
         if name not in known:
-            raise BadInputError(f"a recipe has no setting {name!r}; {_hint(name, known)}")
+            raise BadInputError(f"a recipe has no setting {name!r}; {did_you_mean(name, known)}")
     return replace(base, **changes)
 
 
@@ -186,7 +180,7 @@ def make_recipe(name: str = "auto", *, pairs: int = 0, **changes: Any) -> Recipe
     if name == "auto":
         name = "residual" if pairs < RESIDUAL_BELOW else "paper"
     if name not in RECIPES:
-        raise BadInputError(f"there is no recipe {name!r}; {_hint(name, ('auto', *RECIPES))}")
+        raise BadInputError(f"there is no recipe {name!r}; {did_you_mean(name, ('auto', *RECIPES))}")
     return changed(RECIPES[name], changes)
 
 
