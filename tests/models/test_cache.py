@@ -34,7 +34,9 @@ def test_another_process_reads_what_was_put(cache, tmp_path):
         "assert 'torch' not in sys.modules\n"
         "print(v.tobytes().hex())"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == VECTORS[0].tobytes().hex()
 
 
