@@ -61,7 +61,10 @@ class Validation:
         frozen = self.vectors.cpu().numpy()
         similarity = frozen[self.first_keyword + self.queries] @ frozen[: self.first_keyword].T  # (w, n)
         self.query_regions = np.array(
-            [_most_similar(similarity[w], self._regions_of(int(p))) for w, p in zip(self.word, pair, strict=True)],
+            [
+                _most_similar(similarity[w], self._regions_of(int(p)))
+                for w, p in zip(self.word, pair, strict=True)
+            ],
             np.int64,
         )  # (a,)
 

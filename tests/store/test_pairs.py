@@ -92,7 +92,7 @@ def test_train_apply_search_and_take_off(capsys, demo_copy, trained, tmp_path):
     assert f"{sha256_file(trained)[:12]}, 384 dimensions" in out
     call(capsys, "fenet", "apply", "--remove", "--index", demo_copy)
     assert Engine.open(demo_copy, device="cpu").search("cat", k=16) == before
-    assert not list(demo_copy.glob("fenet-*"))
+    assert read_manifest(demo_copy).fenet is None
 
 
 def test_a_sync_keeps_the_fenet(demo_copy, demo, trained):
@@ -135,4 +135,4 @@ def test_words_that_are_wrong(capsys, demo_copy, tmp_path):
     assert "did you mean 'paper'" in err
     _, err = call(capsys, "train", tmp_path / "gone.safetensors", *out, code=3)
     _, err = call(capsys, "fenet", "apply", "--index", demo_copy, code=2)
-    assert "one of the two" in err
+    assert "give either" in err
