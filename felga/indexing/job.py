@@ -40,9 +40,9 @@ from felga.store.manifest import (
     differences,
     read_manifest,
 )
+from felga.store.owner_table import OwnerTable
 from felga.store.schema import image_schema, text_schema
 from felga.store.stored import IMAGES, TEXTS, NativeFolder, damaged
-from felga.store.tables import OwnerTable
 from felga.types import Progress
 
 BUILDING = "building.json"  # the contract of a first run that is not finished

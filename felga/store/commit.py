@@ -31,9 +31,9 @@ from felga.store.manifest import (
     TableEntry,
     read_manifest,
 )
+from felga.store.owner_table import OwnerTable
 from felga.store.pieces import build_pieces
 from felga.store.stored import file_entries
-from felga.store.tables import OwnerTable
 from felga.types import Transform
 
 try:
