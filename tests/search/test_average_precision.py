@@ -7,7 +7,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from felga.errors import BadInputError
 from felga.search.average_precision import average_precision, chance, metrics, precision_recall
-from tests.evaluation import reference
+
+from . import reference
 
 
 def check_against_sklearn(scores, relevant):
