@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from felga.fenet.checkpoint import build
 from felga.fenet.features import Features, Table
+from felga.fenet.model import build
 from felga.fenet.recipes import make_recipe
 from felga.fenet.step import Stepper
 

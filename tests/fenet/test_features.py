@@ -101,13 +101,13 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"regions": np.full((3, 16), np.nan)}, "NaN or not of length 1"),
+        ({"regions": np.full((3, 16), np.nan)}, "region vectors are not of length 1"),
         ({"region_offsets": np.array([0, 1])}, "offsets"),
         ({"keyword_offsets": np.array([0, 99])}, "offsets"),
-        ({"keywords": made(6).keywords[:1]}, "not one of"),
+        ({"keywords": made(6).keywords[:1]}, "keyword ids must lie in"),
         ({"pair_ids": ("a",)}, "pair ids"),
         ({"keyword_texts": ("a",)}, "keyword texts"),
-        ({"keywords": np.eye(4)}, "shape"),
+        ({"keywords": np.eye(4)}, "have shape"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, words):

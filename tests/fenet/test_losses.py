@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from felga.fenet import losses, step, train
-from felga.fenet.recipes import METHODS, make_recipe
+from felga.fenet import losses, model, step
+from felga.fenet.recipes import TRAINED, make_recipe
 
 from .made import made
 
@@ -146,14 +146,14 @@ def test_total():
     assert losses.total(parts[0], parts[1], 0.2).item() == pytest.approx(2.6)  # Eq. 13
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_batch_does_not_depend_on_its_pads(method):
     """The whole loss in float64, once padded and once fragment by fragment."""
     features = made(8, seed=5)
     table = features.table(features.usable)
     batch = table.batch(torch.tensor([1, 6, 3, 0]))
     recipe = make_recipe("paper", method=method, hidden=8, out=5, layers=2, temperature=0.5)
-    net = train.build(recipe, features.dim).eval()
+    net = model.build(recipe, features.dim).eval()
     got = step.batch_loss(net, batch, recipe).item()
     with torch.no_grad():
         f = net(batch.vectors)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from felga.errors import DivergedError
 from felga.fenet.validation import COMMONEST, RAREST, Validation
 
 from .made import made
@@ -49,3 +50,11 @@ def test_without_a_query_there_is_no_score():
     )
     score = Validation(features.table(features.usable)).score(lambda x: x)
     assert np.isnan(score.mean)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e30, float("nan")])
+def test_a_network_that_embeds_nonsense_has_diverged(factor):
+    features = made(40, seed=7)
+    judge = Validation(features.table(features.usable))
+    with pytest.raises(DivergedError, match="output is unusable.*lower rate"):
+        judge.score(lambda x: x * factor)
