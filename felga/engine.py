@@ -20,8 +20,8 @@ from felga.proposals.inflection import singular
 from felga.registry import make_encoder
 from felga.search.owners import Owner, best_owners
 from felga.store.manifest import Manifest, differences
+from felga.store.owner_table import OwnerTable
 from felga.store.stored import StoredIndex
-from felga.store.tables import OwnerTable
 from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, RegionHit, TextHit, Vectors
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from felga.encoders.crops import Preprocessing, encode_crops
 from felga.encoders.one_pass import STRIDE, encode_one_pass
 from felga.errors import BadInputError, MissingError
 from felga.models.device import pick_device
-from felga.models.minilm import DIM, SHA256, check_weights, minilm
+from felga.models.minilm import DIM, SHA256, minilm
+from felga.models.weights import check_weights
 from felga.types import Boxes, DecodedImage, Vectors
 
 NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at

@@ -343,7 +343,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _tag_file(name: str, tag: dict[str, Any]) -> Path:
     """The weights of a tag of open_clip: from the hub, or for a few tags from a plain url."""
-    wanted = f"the weights of {name}"
+    wanted = f"the weight file of {name}"
     if repository := tag.get("hf_hub"):
         owner, _, file = repository.rpartition("/")
         file = file or "open_clip_pytorch_model.bin"

@@ -7,7 +7,7 @@ of the test split.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from felga.evaluation.results import Results, build_results
 from felga.evaluation.split import Encoded, encode_split, read_split
 from felga.evaluation.task_results import METHODS, TASKS, UNTRAINED, Evaluation
 from felga.fenet.features import Features
-from felga.fenet.recipes import Recipe, make_recipe
+from felga.fenet.recipes import Recipe, changed, make_recipe
 from felga.fenet.train import TrainingStep, train
 from felga.indexing.options import Options
 from felga.indexing.parts import Parts
 from felga.store.pairs import features_of
-from felga.types import Progress
+from felga.types import Progress, Transform
 
 
 def bench_coco(
@@ -73,28 +73,16 @@ def bench_coco(
     _check_methods(methods, changes or {})
     parts = Parts.make(options or Options())
     test = encode_split(coco_files(root, test_split), work, parts, ids, progress)
-    data: dict[str, Any] = {"test": _fingerprint(test)}
-    features, plan = None, None
+    data, training = {"test": _fingerprint(test)}, None
     if set(methods) - set(UNTRAINED):
         source = encode_split(coco_files(train_root or root, train_split), work, parts, train_ids, progress)
-        features = features_of(source.index.folder)
-        check_disjoint(features.pair_ids, test.image_ids())
-        plan = make_recipe(recipe, pairs=len(features.usable), **(changes or {}))
-        data["train"] = {**_fingerprint(source), "pairs": len(features), "features": features.fingerprint()}
-        data["recipe"] = {**plan.to_json(), "method": "each row its own"}
+        training = _Training.of(source, test, recipe, changes or {})
+        data |= training.data
     split = read_split(test, parts.encoder, progress)
     if drawings:
         drawings.check(split)
-    runs: dict[str, list[Evaluation]] = {}
-    for method in methods:
-        if features is None or plan is None or method in UNTRAINED:
-            runs[method] = [_measure_untrained(method, split, relevance, log, drawings)]
-        else:
-            run = _Trained(method, replace(plan, method=method), parts.options.device, relevance)  # type: ignore[arg-type]
-            runs[method] = [
-                run.measure(seed, features, split, progress, log, drawings if seed == seeds[0] else None)
-                for seed in seeds
-            ]
+    bench = _Bench(split, relevance, parts.options.device, progress, log, drawings)
+    runs = {method: bench.measure(method, training, seeds) for method in methods}
     if drawings:
         drawings.draw(split, test.paths())
     return build_results(
@@ -104,10 +92,7 @@ def bench_coco(
         encoder=parts.encoder.identity(),
         relevance=relevance,
         data=data,
-        ceiling={
-            "object_discovery": proposal_ceiling(split),
-            "description_assignment": keyword_ceiling(split, relevance),
-        },
+        ceiling=bench.ceiling(),
     )
 
 
@@ -121,45 +106,65 @@ def _check_methods(methods: Sequence[str], changes: Mapping[str, Any]) -> None:
         )
 
 
-def _measure_untrained(
-    method: str,
-    split: Split,
-    relevance: Relevance,
-    log: Callable[[str], None],
-    drawings: Drawings | None,
-) -> Evaluation:
-    split = split.entire() if method == "entire" else split
-    evaluation = evaluate(split, relevance=relevance)
-    if drawings:
-        drawings.add(method, split, identity, evaluation)
-    log(_line(method, evaluation))
-    return evaluation
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What trained methods are trained on, and its entries in the results file."""
+
+    features: Features
+    recipe: Recipe
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Encoded, test: Encoded, recipe: str, changes: Mapping[str, Any]) -> _Training:
+        features = features_of(source.index.folder)
+        check_disjoint(features.pair_ids, test.image_ids())
+        plan = make_recipe(recipe, pairs=len(features.usable), **changes)
+        train = {**_fingerprint(source), "pairs": len(features), "features": features.fingerprint()}
+        return cls(
+            features, plan, {"train": train, "recipe": {**plan.to_json(), "method": "each row its own"}}
+        )
 
 
-class _Trained:
-    """A row of the tables that needs a training per seed."""
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A test split, and who is told what it yields."""
 
-    def __init__(self, method: str, recipe: Recipe, device: str, relevance: Relevance) -> None:
-        self.method, self.recipe, self.device, self.relevance = method, recipe, device, relevance
+    split: Split
+    relevance: Relevance
+    device: str
+    progress: Progress
+    log: Callable[[str], None]
+    drawings: Drawings | None
 
-    def measure(
-        self,
-        seed: int,
-        features: Features,
-        split: Split,
-        progress: Progress,
-        log: Callable[[str], None],
-        drawings: Drawings | None,
+    def measure(self, method: str, training: _Training | None, seeds: Sequence[int]) -> list[Evaluation]:
+        if training is None or method in UNTRAINED:
+            split = self.split.entire() if method == "entire" else self.split
+            return [self._evaluate(method, split, identity, None, draw=True)]
+        runs = []
+        for seed in seeds:
+            recipe = changed(training.recipe, {"method": method})
+
+            def report(step: TrainingStep, stage: str = f"{method} {seed}") -> None:
+                self.progress(stage, step.done, step.total)
+
+            fenet = train(training.features, recipe, seed=seed, device=self.device, progress=report)
+            runs.append(self._evaluate(method, self.split, fenet.apply, seed, draw=seed == seeds[0]))
+        return runs
+
+    def _evaluate(
+        self, method: str, split: Split, transform: Transform, seed: int | None, *, draw: bool
     ) -> Evaluation:
-        def report(step: TrainingStep) -> None:
-            progress(f"{self.method} {seed}", step.done, step.total)
-
-        fenet = train(features, self.recipe, seed=seed, device=self.device, progress=report)
-        evaluation = replace(evaluate(split, fenet.apply, self.relevance), seed=seed)
-        if drawings:
-            drawings.add(self.method, split, fenet.apply, evaluation)
-        log(_line(f"{self.method}, seed {seed}", evaluation))
+        evaluation = replace(evaluate(split, transform, self.relevance), seed=seed)
+        if self.drawings and draw:
+            self.drawings.add(method, split, transform, evaluation)
+        self.log(_line(method if seed is None else f"{method}, seed {seed}", evaluation))
         return evaluation
+
+    def ceiling(self) -> dict[str, float]:
+        return {
+            "object_discovery": proposal_ceiling(self.split),
+            "description_assignment": keyword_ceiling(self.split, self.relevance),
+        }
 
 
 def _fingerprint(encoded: Encoded) -> dict[str, Any]:

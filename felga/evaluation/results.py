@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import felga
 from felga.errors import BadInputError, NotFoundError
 from felga.evaluation.task_results import METHODS as METHODS
 from felga.evaluation.task_results import TASKS, Evaluation, TaskResult
 from felga.files import shown, storage_errors, write_whole
+from felga.version import __version__
 
 TIES = "one threshold per distinct score (scikit-learn's average_precision_score); bounds beside it"
 CROWDS = "no queries; their images contain the class"
@@ -124,7 +124,7 @@ def build_results(
     results = {method: _summarise(method, evaluations) for method, evaluations in runs.items()}
     first = next(iter(results.values()), None)
     return Results(
-        felga=felga.__version__,
+        felga=__version__,
         commit=commit(),
         dataset=dataset,
         year=year,

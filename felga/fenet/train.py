@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from felga import __version__
 from felga.errors import BadInputError, DivergedError
 from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.checkpoint import Checkpoint, unusable
@@ -23,6 +22,7 @@ from felga.fenet.validation import Score, Validation
 from felga.files import canonical, shown
 from felga.models.device import pick_device
 from felga.types import Rows
+from felga.version import __version__
 
 MOST_VALIDATION_PAIRS = 1000
 """More would cost time without changing which epoch is chosen."""
@@ -92,8 +92,7 @@ def train(
     Args:
         recipe: None: ``make_recipe("auto", pairs=...)``.
         seed: of weights, order, dropout and the split.
-        out: the checkpoint to write. Until it is done, ``out`` + ``.training`` holds the state after each
-            epoch.
+        out: the checkpoint to write; until it is done, ``out`` + ``.training`` holds the last epoch's state.
         resume: continue from that state, or start anew if there is none.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: of the products with the weights; ``auto``: bfloat16 on a CUDA device that supports it.
@@ -111,12 +110,7 @@ def train(
     """
     recipe = recipe or make_recipe("auto", pairs=len(features.usable))
     where = pick_device(device)
-    fit, held = _split(features, recipe, seed)
-    table = features.table(np.concatenate([fit, held]), where)
-    rows = torch.arange(len(table), device=where)
-    validation = Validation(table.select(rows[len(fit) :])) if len(held) else None
-    if validation is not None and not len(validation.queries):
-        validation = None
+    table, validation = _tables(features, recipe, seed, where)
     about: dict[str, Any] = {
         "recipe": recipe.to_json(),
         "seed": seed,
@@ -126,7 +120,7 @@ def train(
     }
     state = None if out is None else Path(f"{out}.training")
     with torch.random.fork_rng(devices=[where.index or 0] if where.type == "cuda" else []):
-        run = _Run(recipe, seed, table.select(rows[: len(fit)]), validation, precision, progress)
+        run = _Run(recipe, seed, table, validation, precision, progress)
         if resume and state is not None and state.exists():
             run.restore(state, about)
         while not run.finished:
@@ -139,6 +133,19 @@ def train(
     if state is not None:
         state.unlink(missing_ok=True)
     return checkpoint
+
+
+def _tables(
+    features: Features, recipe: Recipe, seed: int, device: torch.device
+) -> tuple[Table, Validation | None]:
+    """The pairs to train on, and the validation if any keyword of those held out can be a query."""
+    fit, held = _split(features, recipe, seed)
+    table = features.table(np.concatenate([fit, held]), device)
+    rows = torch.arange(len(table), device=device)
+    validation = Validation(table.select(rows[len(fit) :])) if len(held) else None
+    if validation is not None and not len(validation.queries):
+        validation = None
+    return table.select(rows[: len(fit)]), validation
 
 
 def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:

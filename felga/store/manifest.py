@@ -37,7 +37,7 @@ class TableEntry:
     Attributes:
         version: of the Lance table.
         owners, fragments: number of rows, and of regions or keywords in them.
-        digest: :meth:`felga.store.tables.OwnerTable.digest`.
+        digest: :meth:`felga.store.owner_table.OwnerTable.digest`.
         pieces: FAISS files, in the order of the fragments.
         counts: fragments in each of them.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from felga.search.flat import write_piece
-from felga.store.tables import OwnerTable
+from felga.store.owner_table import OwnerTable
 from felga.types import Rows, Transform
 
 EVERY = 4096  # owners in a piece, on average

@@ -17,7 +17,7 @@ from felga.errors import BadIndexError
 from felga.files import sha256_file, shown
 from felga.search.flat import FlatSearcher
 from felga.store.manifest import NAME, FileEntry, Manifest, TableEntry, parse_manifest, read_manifest
-from felga.store.tables import OwnerTable
+from felga.store.owner_table import OwnerTable
 from felga.types import Vectors
 
 try:

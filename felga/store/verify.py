@@ -10,9 +10,9 @@ import numpy as np
 from felga.errors import BadIndexError, BadInputError
 from felga.search.flat import FlatSearcher
 from felga.store.manifest import Manifest, TableEntry
+from felga.store.owner_table import OwnerTable
 from felga.store.schema import flat, list_lengths
 from felga.store.stored import Lease, NativeFolder, StoredIndex, damaged
-from felga.store.tables import OwnerTable
 from felga.types import Vectors
 
 TOLERANCE = 1e-4  # of a vector's length, and of a FENet run again on another machine

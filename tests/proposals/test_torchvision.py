@@ -88,7 +88,7 @@ def test_bad_checkpoints(file, tmp_path):
     short.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(BadInputError, match="truncated"):
         torchvision(f"{NAME}/{short}", device="cpu").propose(IMAGES[:1], 3)
-    with pytest.raises(BadInputError, match="is no checkpoint of fasterrcnn_resnet50_fpn: it lacks"):
+    with pytest.raises(BadInputError, match="is not a checkpoint of fasterrcnn_resnet50_fpn: it lacks"):
         torchvision(f"fasterrcnn_resnet50_fpn/{file}", device="cpu").propose(IMAGES[:1], 3)
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(BadInputError, match="no tensors by name"):

@@ -395,3 +395,29 @@ def test_a_typo_makes_no_folder(made, tmp_path):
         run(folder, tmp_path / "zz", replace(CHEAP, regions="gird"))
     assert not (tmp_path / "typo").exists()
     assert not (tmp_path / "zz").exists()
+
+
+def test_verify_finds_a_box_outside_its_image_and_a_row_without_its_checksum(made):
+    from felga.store.commit import commit as commit_state
+    from felga.store.schema import ImageRow, image_table
+    from felga.types import Region
+
+    _, out = made
+    before = read_manifest(out)
+    index = StoredIndex.open(out)
+    vector = np.full((1, 8), 8**-0.5, np.float32)
+    row = ImageRow(
+        "z", b"z", 1, 1, "0" * 64, 10, 10, regions=[Region((0.0, 0.0, 50.0, 5.0), 1.0)], vectors=vector
+    )
+    table = image_table([row], 8)
+    spoiled = table.set_column(0, "image_id", [["y"]])  # its checksum is that of "z"
+    for addition, sentence in (
+        (table, "1 boxes outside their image"),
+        (spoiled, "do not match their checksum"),
+    ):
+        index.images.append(addition)
+        commit_state(
+            out, before.contract, before.corpus, index.images, index.texts, before.errors, None,
+            before=read_manifest(out), broken={},
+        )  # fmt: skip
+        assert any(sentence in line for line in verify(out)[1])

