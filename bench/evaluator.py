@@ -207,7 +207,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
         say(f"round {i + 1}: {json.dumps({key: round(value, 3) for key, value in rounds[-1].items()})}")
     mid = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     scale = whole / boxes
-    summary = ranking.summary()
+    result = ranking.result()
     return {
         "boxes": whole,
         "boxes_measured": boxes,
@@ -220,7 +220,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
         "loop_boxes": sampled,
         "greatest_difference_from_sklearn": greatest_difference(job, sample),
         "memory_of_ours_mib": memory,
-        "figures": {key: summary[key] for key in ("map", "map_optimistic", "map_pessimistic")},
+        "figures": {key: getattr(result, key) for key in ("map", "map_optimistic", "map_pessimistic")},
         "tied_texts": tied_share(job, sample[:20]),
         "rounds": rounds,
         "threads": THREADS,

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from felga.evaluation.results import commit, machine
 from felga.fenet.features import Features
 from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
@@ -73,12 +72,6 @@ def measure(features: Features, name: str, changes: Mapping[str, Any], seed: int
     }
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True, help="features file of training pairs")
@@ -92,7 +85,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "protocol": f"{HELD_OUT:.0%} of the pairs held out by seed; gain over frozen, caption-only mAP x 100",
         "commit": commit(),
-        "machine": {"platform": platform.platform(), "torch": torch.__version__, "threads": args.threads},
+        "machine": {**machine(), "threads": args.threads},
         "features": {
             "encoder": features.encoder,
             "fingerprint": features.fingerprint(),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from felga.evaluation.results import machine
 from felga.fenet.features import Features, Table
 from felga.fenet.model import build
 from felga.fenet.recipes import make_recipe
@@ -147,12 +147,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/fenet_step.json"))
     args = parser.parse_args()
     result: dict[str, object] = {
-        "machine": {"platform": platform.platform(), "torch": torch.__version__},
+        "machine": machine(),
         "cpu": on_cpu(args.steps),
         "cuda": "no CUDA device here",
     }
     if torch.cuda.is_available():
-        result["machine"]["gpu"] = torch.cuda.get_device_name()  # type: ignore[index]
         result["cuda"] = on_cuda(args.epochs)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -12,6 +12,7 @@ import torch
 
 from felga.errors import BadInputError, DivergedError, MissingError
 from felga.fenet import losses, model, pseudo_labels, step, train, validation
+from felga.fenet.arrays import read_arrays, write_arrays
 from felga.fenet.features import Features
 from felga.fenet.model import arrays_of, build
 from felga.fenet.recipes import TRAINED, make_recipe
@@ -107,6 +108,35 @@ def test_the_state_of_another_training_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="damaged"):
         train.train(features, recipe(), out=out, resume=True)
     train.train(features, recipe(), out=out)  # anew
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays, said: said.pop("about"),
+        lambda arrays, said: said.update(about=[]),
+        lambda arrays, said: said.pop("progress"),
+        lambda arrays, said: said["progress"].update(history=[{"colour": "red"}]),
+        lambda arrays, said: arrays.pop("moment/net.0.weight"),
+        lambda arrays, said: arrays.update({"other/net.0.weight": np.ones(3, np.float32)}),
+        lambda arrays, said: arrays.update({"net/net.0.weight": np.ones(3, np.float32)}),
+    ],
+)
+def test_a_malformed_state_is_one_sentence(tmp_path, damage):
+    features, out = made(40), tmp_path / "some"
+
+    def pull(at):
+        if at.epoch == 2:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train.train(features, recipe(), out=out, progress=pull)
+    state = tmp_path / "some.training"
+    arrays, said = read_arrays(state, "training")
+    damage(arrays, said)
+    write_arrays(state, "training", arrays, said)
+    with pytest.raises(BadInputError, match="is not the state of a training.*: start anew"):
+        train.train(features, recipe(), out=out, resume=True)
 
 
 def test_patience():
