@@ -1,48 +1,55 @@
-"""BLIP through transformers: the unimodal embeddings of its image-text-contrastive space, frozen.
+"""BLIP through transformers: the unimodal embeddings of its image-text contrastive space, frozen.
 
-``blip:FOLDER`` or ``blip:OWNER/NAME`` of the hub, such as ``blip:Salesforce/blip-itm-base-coco``. A region is
-the projected [CLS] of the image transformer over its crop, a text the projected [CLS] of the text transformer
-without any image: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
+``blip:FOLDER`` or ``blip:OWNER/NAME`` of the hub, such as ``blip:Salesforce/blip-itm-base-coco``. A region
+is the projected [CLS] of the image transformer over its crop, a text the projected [CLS] of the text
+transformer without an image: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
+
+The ``blip-itm-*`` models of the hub are fine-tuned on COCO or Flickr30k. FELGA's paper uses a BLIP that is not
+(4.2); ``lavis:blip_feature_extractor/base`` is that one.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BlipConfig,
+    BlipTextModel,
+    BlipVisionModel,
+)
 from transformers.models.blip.modeling_blip import BlipPreTrainedModel
 
-from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
+from felga.encoders.crops import Preprocessing
+from felga.encoders.inputs import check_options
+from felga.encoders.towers import Tower, TwoTowers
 from felga.errors import BadInputError
 from felga.models.device import pick_device
 from felga.models.weights import first_line, load_pretrained, model_folder, sha256_of_folder, weight_files
-from felga.types import Boxes, DecodedImage, Vectors
-
-Tower = Literal["visual", "text"]
+from felga.types import Encoder
 
 MAX_WORDS = 50
 
 
-def blip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Blip:
+def blip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
     """The encoder ``blip:WEIGHTS``.
 
     Args:
-        weights: a folder of transformers' form, or ``OWNER/NAME`` of the hub.
+        weights: a folder in transformers' format, or ``OWNER/NAME`` of the hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
-        batch_size: crops or texts in one forward pass.
-        pooling: ``crop`` or None; a region is a forward pass of its own.
+        batch_size: crops or texts per forward pass.
+        pooling: ``crop`` or None; each region is a forward pass.
 
     Raises:
-        BadInputError: the folder holds another model, or ``pooling`` is ``roi``.
-        NotFoundError: no such folder, or no weights in it.
-        MissingError: the hub cannot be reached and its cache lacks the model, or no such device.
+        BadInputError: the folder contains another model, or ``pooling`` is ``roi``.
+        NotFoundError: there is no such folder, or it has no weights.
+        MissingError: a hub model is neither cached nor downloadable, or no such device.
     """
     return Blip(weights, device=device, batch_size=batch_size, pooling=pooling)
 
@@ -77,17 +84,15 @@ class BlipTextTower(BlipPreTrainedModel):  # type: ignore[misc]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(b, tokens) twice -> (b, dim)."""
-        found = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
-        return cast(torch.Tensor, self.text_proj(found.last_hidden_state[:, 0]))
+        output = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return cast(torch.Tensor, self.text_proj(output.last_hidden_state[:, 0]))
 
 
-class Blip:
-    """A frozen BLIP. A tower is read from the checkpoint when it is first used.
+class Blip(TwoTowers):
+    """A frozen BLIP.
 
     Attributes:
-        name: ``blip:`` and the weights as they were asked for.
-        dim: of the joint space.
-        folder: where the model lies.
+        folder: of the model.
     """
 
     family: ClassVar[str] = "blip"
@@ -95,133 +100,99 @@ class Blip:
     towers: ClassVar[dict[Tower, type[Any]]] = {"visual": BlipVisionTower, "text": BlipTextTower}
 
     def __init__(self, weights: str, *, device: str, batch_size: int, pooling: str | None) -> None:
-        if pooling not in (None, "crop"):
-            told = f"pooling {pooling!r} is not to be had, use 'crop'"
-            raise BadInputError(f"{self.family} encodes a region by its crop; {told}")
-        if batch_size < 1:
-            raise BadInputError(f"a batch of {batch_size} holds nothing; 1 at least")
+        check_options(self.family, batch_size=batch_size, pooling=pooling, known=("crop",))
         if not weights:
-            raise BadInputError(f"{self.family} wants a folder or a hub name: {self.family}:OWNER/NAME")
-        self.name = f"{self.family}:{weights}"
-        self.device = pick_device(device)
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.batch_size = batch_size
+            raise BadInputError(
+                f"{self.family} needs weights: {self.family}:FOLDER or {self.family}:OWNER/NAME of the hub"
+            )
+        super().__init__(f"{self.family}:{weights}", device=pick_device(device), batch_size=batch_size)
         self.folder = model_folder(weights, self.name)
+        self._local = Path(weights).expanduser() == self.folder
         self.config = self._read_config()
-        self.dim = int(self.config.image_text_hidden_size)
         self.preprocessing = read_preprocessing(self.folder)
-        self._loaded: dict[Tower, nn.Module] = {}
-        self._lock = threading.Lock()
         weight_files(self.folder)
 
+    @property
+    def dim(self) -> int:
+        """Of the joint space."""
+        return int(self.config.image_text_hidden_size)
+
     def identity(self) -> dict[str, Any]:
-        """Name, sha256 of the weights, preprocessing of crops and texts. The precision is left out: vectors
-        of half and of full precision compare."""
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "weights": sha256_of_folder(self.folder),
-            "preprocessing": self.preprocessing.settings(),
-            "texts": f"plain words, {MAX_WORDS} at most",
-            "pooling": "crop",
-        }
-
-    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
-
-        Raises:
-            BadInputError: the weights are truncated or of another model, or a box is not finite.
-        """
-        return encode_crops(
-            images,
-            boxes,
-            preprocessing=self.preprocessing,
-            batch_size=self.batch_size,
-            device=self.device,
-            dtype=self.dtype,
-            dim=self.dim,
-            forward=self._embed_pixels,
-        )
-
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of texts: (n, dim) float32.
-
-        Raises:
-            BadInputError: as :meth:`encode_regions`.
-        """
-
-        def forward(batch: list[str]) -> torch.Tensor:
-            tokens = self._tokenizer(
-                [plain_words(text) for text in batch],
-                padding=True,
-                truncation=True,
-                max_length=self._context,
-                return_tensors="pt",
-            ).to(self.device)
-            return self._embed_tokens(tokens["input_ids"], tokens["attention_mask"])
-
-        return encode_batches(texts, batch_size=self.batch_size, dim=self.dim, forward=forward)
+        """As of :class:`TwoTowers`, with the preprocessing of texts."""
+        return {**super().identity(), "texts": f"plain words, at most {MAX_WORDS}"}
 
     def _embed_pixels(self, batch: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self._tower("visual")(batch))
 
+    def _embed_texts(self, batch: list[str]) -> torch.Tensor:
+        tokens = self._text_tokenizer(
+            [plain_words(text) for text in batch],
+            padding=True,
+            truncation=True,
+            max_length=self._context,
+            return_tensors="pt",
+        ).to(self.device)
+        return self._embed_tokens(tokens["input_ids"], tokens["attention_mask"])
+
     def _embed_tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(b, tokens) twice -> (b, dim)."""
         return cast(torch.Tensor, self._tower("text")(ids, mask))
 
     @property
     def _context(self) -> int:
         return int(self.config.text_config.max_position_embeddings)
 
-    @cached_property
-    def _tokenizer(self) -> Any:
+    def _family_name(self) -> str:
+        return self.family if self._local else self.name
+
+    def _sha256(self) -> str:
+        return sha256_of_folder(self.folder)
+
+    def _load(self, tower: Tower) -> nn.Module:
+        return load_pretrained(self.towers[tower], self.folder, self.dtype, self.device)
+
+    def _load_tokenizer(self) -> Any:
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BadInputError(f"{str(self.folder)!r} holds no tokenizer: {first_line(error)}") from error
+            raise BadInputError(f"{str(self.folder)!r} has no tokenizer: {first_line(error)}") from error
 
     def _read_config(self) -> Any:
-        from transformers import AutoConfig
-
         try:
             config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BadInputError(f"{str(self.folder)!r} holds no model: {first_line(error)}") from error
+            raise BadInputError(f"{str(self.folder)!r} is not a model: {first_line(error)}") from error
         if config.model_type != self.model_type:
             raise BadInputError(
-                f"{str(self.folder)!r} holds a model of type {config.model_type!r}; "
-                f"{self.family} wants {self.model_type!r}"
+                f"{str(self.folder)!r} is a model of type {config.model_type!r}; {self.family} needs "
+                f"{self.model_type!r}"
             )
         return config
 
-    def _tower(self, tower: Tower) -> nn.Module:
-        with self._lock:
-            if tower not in self._loaded:
-                self._loaded[tower] = load_pretrained(
-                    self.towers[tower], self.folder, self.dtype, self.device
-                )
-            return self._loaded[tower]
-
 
 def plain_words(text: str) -> str:
-    """Lower case, no sentence signs, 50 words at most: so were the captions that BLIP was trained on."""
+    """Lower case, without punctuation, at most 50 words: like the captions BLIP was trained on."""
     return " ".join(re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()[:MAX_WORDS])
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """The image processor of a folder of transformers' form.
+    """The image processor of a folder in transformers' format.
 
     Raises:
-        BadInputError: it has none, or one that wants no resize to a fixed size.
+        BadInputError: there is none, or it does not resize to a fixed size.
     """
     try:
-        wanted = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{str(folder)!r} holds no image processor: {first_line(error)}") from error
-    size = dict(wanted.size)
-    mean, std = (tuple(map(float, values)) for values in (wanted.image_mean, wanted.image_std))
-    interpolation = {2: "bilinear", 3: "bicubic"}.get(int(wanted.resample), "")  # PIL's numbers
+        raise BadInputError(f"{str(folder)!r} has no image processor: {first_line(error)}") from error
+    size = dict(processor.size)
+    mean, std = (tuple(map(float, values)) for values in (processor.image_mean, processor.image_std))
+    interpolation = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), "")  # PIL's numbers
     if not interpolation or not {"height", "width"} <= size.keys():
-        raise BadInputError(f"{str(folder)!r} wants images of {size}, resampled by {wanted.resample}")
+        raise BadInputError(
+            f"{str(folder)!r} resizes images to {size} with PIL's filter {processor.resample}; felga "
+            "supports a fixed height and width, bilinear (2) or bicubic (3)"
+        )
     return Preprocessing(
         size=(int(size["height"]), int(size["width"])),
         resize="squash",

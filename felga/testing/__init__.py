@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from felga.testing.corpus import CorpusContract as CorpusContract
+    from felga.testing.encoder import EncoderContract as EncoderContract
     from felga.testing.proposer import KeywordContract as KeywordContract
     from felga.testing.proposer import ProposerContract as ProposerContract
 
 _MODULES = {
     "CorpusContract": "felga.testing.corpus",
+    "EncoderContract": "felga.testing.encoder",
     "KeywordContract": "felga.testing.proposer",
     "ProposerContract": "felga.testing.proposer",
 }
 
-__all__ = ["CorpusContract", "KeywordContract", "ProposerContract"]
+__all__ = ["CorpusContract", "EncoderContract", "KeywordContract", "ProposerContract"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ def test_names():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta"])
 def test_what_is_no_device(name):
-    with pytest.raises(BadInputError, match="wanted auto, cpu, cuda or cuda:N"):
+    with pytest.raises(BadInputError, match="use auto, cpu, cuda or cuda:N"):
         pick_device(name)
 
 
