@@ -127,7 +127,7 @@ class _Training:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """A test split, and who is told what it yields."""
+    """A test split, and where its results go."""
 
     split: Split
     relevance: Relevance

@@ -88,7 +88,7 @@ def test_results_of_a_whole_run(capsys, coco, tmp_path):
         assert to_json(again.results["frozen"].task(task)) == found["results"]["frozen"][task]
 
 
-def test_a_split_is_what_the_files_say(coco, tmp_path):
+def test_a_split_matches_its_files(coco, tmp_path):
     quiet = lambda *_: None  # noqa: E731
     parts = Parts.make(OPTIONS)
     encoded = encode_split(coco_files(coco, "val2017"), tmp_path, parts, None, quiet)
@@ -144,7 +144,7 @@ def test_an_encoded_split_is_found_again_from_anywhere_until_its_captions_change
     assert read(root) != first
 
 
-def test_the_method_is_that_of_each_row(coco, tmp_path):
+def test_method_is_not_a_setting(coco, tmp_path):
     with pytest.raises(BadInputError, match="each row of its tables has its own"):
         bench_coco(coco, methods=["felga"], changes={"method": "dense"}, work=tmp_path)
 

@@ -69,7 +69,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.json"]
 
 
-def test_no_file_and_no_json(tmp_path):
+def test_missing_and_malformed_files_are_refused(tmp_path):
     with pytest.raises(NotFoundError):
         read_results(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
@@ -139,7 +139,7 @@ def test_a_method_without_runs_is_refused():
         build_results({"felga": []}, dataset="", year=2017, encoder={}, relevance="box", data={})
 
 
-def test_provenance_holds_no_path():
+def test_provenance_has_no_paths():
     assert set(machine()) == {"processor", "cores", "gpu", "system", "python", "numpy", "torch"}
     assert not any("/" in str(value) and str(value).startswith("/") for value in machine().values())
     found = commit()

@@ -14,9 +14,9 @@ from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
 from felga.show.curves import loss_curve, tensorboard_log
 
-from .made import made
+from .pairs import make_pairs
 
-FEATURES = made(40)
+FEATURES = make_pairs(40)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_hostile_recipes_are_refused_before_anything_is_allocated(done, tmp_path
         load_fenet(tmp_path / "x.fenet")
 
 
-def test_the_device_is_the_one_asked_for(done, tmp_path):
+def test_the_network_runs_on_the_requested_device(done, tmp_path):
     done.save(tmp_path / "x.fenet")
     assert next(load_fenet(tmp_path / "x.fenet", device="cpu").net.parameters()).device.type == "cpu"
     with pytest.raises(MissingError, match="torch sees"):
