@@ -4,8 +4,8 @@
 is the projected [CLS] of the image transformer over its crop, a text the projected [CLS] of the text
 transformer without an image: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
 
-The ``blip-itm-*`` models of the hub are fine-tuned on COCO or Flickr30k. FELGA's paper uses a BLIP that is not
-(4.2); ``lavis:blip_feature_extractor/base`` is that one.
+The ``blip-itm-*`` models of the hub are fine-tuned on COCO or Flickr30k. The BLIP of FELGA's paper is not
+(4.2): use ``lavis:blip_feature_extractor/base``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,11 @@ def offline(active: bool = True) -> Iterator[None]:
 
 def is_offline() -> bool:
     """Whether :func:`offline` or the environment (``HF_HUB_OFFLINE``) forbids downloads here."""
-    return _OFFLINE.get() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    return _OFFLINE.get() or _environment_offline()
+
+
+def _environment_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
 
 
 @lru_cache(maxsize=64)
@@ -101,16 +105,16 @@ def require_network(url: str, wanted: str) -> None:
     Raises:
         MissingError: :func:`offline` or ``HF_HUB_OFFLINE`` forbids it, or the host does not answer.
     """
+    if _environment_offline():
+        raise MissingError(
+            f"{wanted} is not on this machine, and felga is offline: fetch it once without --offline or "
+            "HF_HUB_OFFLINE"
+        )
     if _OFFLINE.get():
         raise MissingError(
             f"{wanted} is not on this machine, and is not downloaded only because an index names it: name "
             "the encoder yourself to fetch it, as in `felga index --encoder NAME` or "
             "Engine.open(folder, encoder=NAME)"
-        )
-    if is_offline():
-        raise MissingError(
-            f"{wanted} is not on this machine, and felga is offline: fetch it once without --offline or "
-            "HF_HUB_OFFLINE"
         )
     if urllib.request.getproxies():  # only the proxy knows
         return
@@ -134,16 +138,16 @@ def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
         BadInputError: ``repository`` is not a valid name.
         MissingError: neither has one of them, or :func:`require_network` fails.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     for name in names:
-        try:
-            return Path(hf_hub_download(repository, name, local_files_only=True))
+        try:  # hf_hub_download(local_files_only=True) still asks the hub which agents there are
+            cached = try_to_load_from_cache(repository, name)
         except HFValidationError as error:
             raise BadInputError(f"{repository!r} is not a hub repository: expected OWNER/NAME") from error
-        except OSError:  # LocalEntryNotFoundError, or there is no cache
-            continue
+        if isinstance(cached, str) and Path(cached).is_file():
+            return Path(cached)
     require_network(constants.ENDPOINT, wanted)
     for name in names:
         try:

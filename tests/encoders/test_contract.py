@@ -39,9 +39,7 @@ class TestClipRoi(LazyContract):
     @classmethod
     def make(cls, tmp_path_factory):
         base = tmp_path_factory.mktemp("clip")
-        return maker(
-            base, lambda folder, seed: tiny_clip(folder, seed, TINY_RESNET), "clip:local-dir", "roi"
-        )
+        return maker(base, lambda folder, seed: tiny_clip(folder, seed, TINY_RESNET), "clip:local-dir", "roi")
 
 
 class TestBlip(LazyContract):

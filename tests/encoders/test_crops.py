@@ -9,11 +9,10 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from felga.encoders.crops import Preprocessing, cut, encode_batches, encode_crops
+from felga.encoders.crops import Crops, Preprocessing, cut, encode_batches
 from felga.errors import BadInputError
+from felga.testing.encoder import boxes, noise
 from felga.types import DecodedImage
-
-from .contract import boxes, image
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
@@ -22,14 +21,14 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 @pytest.mark.parametrize("shape", [(50, 60), (90, 31), (20, 140), (32, 32), (17, 23)])
 def test_pixels_are_those_of_open_clip(resize, size, shape):
-    pixels = image(shape[1], shape[0], 3).pixels
+    pixels = noise(shape[1], shape[0], 3).pixels
     wanted = image_transform_v2(
         PreprocessCfg(size=size, mean=MEAN, std=STD, resize_mode=resize, fill_color=7), is_train=False
     )(Image.fromarray(pixels))
     own = Preprocessing(size=size, resize=resize, mean=MEAN, std=STD, fill=7)
     fit = own.fit(torch.from_numpy(pixels).permute(2, 0, 1))
     assert fit.dtype == torch.uint8
-    found = own.normalise(fit[None], torch.float32)[0]
+    found = own.normalize(fit[None], torch.float32)[0]
     assert found.shape == wanted.shape
     assert (found - wanted).abs().mean() * 255 * min(STD) < 0.5
 
@@ -41,7 +40,7 @@ def test_a_long_strip_needs_no_memory():
 
 
 def test_cut_rounds_clips_and_keeps_a_pixel():
-    whole = image(60, 50, 1)
+    whole = noise(60, 50, 1)
     found = list(
         cut(whole, boxes((9.6, 4.4, 20.4, 30.6), (-9, -9, 999, 999), (70, 70, 80, 80), (5, 5, 5, 5)))
     )
@@ -50,7 +49,7 @@ def test_cut_rounds_clips_and_keeps_a_pixel():
 
 
 def test_read_only_pixels_are_read():
-    whole = image(8, 8, 1)
+    whole = noise(8, 8, 1)
     whole.pixels.flags.writeable = False
     assert len(list(cut(whole, boxes(whole.whole)))) == 1
 
@@ -58,7 +57,7 @@ def test_read_only_pixels_are_read():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_box_that_is_not_finite_is_refused(bad):
     with pytest.raises(BadInputError, match="not finite"):
-        list(cut(image(8, 8, 1), boxes((0, 0, bad, 4))))
+        list(cut(noise(8, 8, 1), boxes((0, 0, bad, 4))))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
@@ -71,35 +70,27 @@ def test_batches_run_over_images_and_come_back_in_order(batch_size):
         seen.append(len(batch))
         return torch.stack([batch.mean((1, 2, 3)), torch.ones(len(batch))], 1)  # (b, 2)
 
-    found = encode_crops(
-        images,
-        own,
-        preprocessing=Preprocessing(size=(4, 4), resize="squash", mean=(0, 0, 0), std=(1, 1, 1)),
-        batch_size=batch_size,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        dim=2,
-        forward=forward,
-    )
+    preprocessing = Preprocessing(size=(4, 4), resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    crops = Crops(preprocessing, batch_size, torch.device("cpu"), torch.float32, 2)
+    found = crops.encode(images, own, forward)
     assert seen == [min(batch_size, 5 - at) for at in range(0, 5, batch_size)]
     assert [len(v) for v in found] == [2, 0, 3]
     np.testing.assert_allclose(found[0][:, 0] / found[0][:, 1], 10 / 255, rtol=1e-5)
     np.testing.assert_allclose(found[2][:, 0] / found[2][:, 1], 30 / 255, rtol=1e-5)
 
 
-def test_images_and_boxes_must_pair():
-    own = Preprocessing(size=(4, 4), resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
-    with pytest.raises(BadInputError, match="2 images came with 1"):
-        encode_crops(
-            [image(4, 4, 1), image(4, 4, 2)],
-            [boxes()],
-            preprocessing=own,
-            batch_size=1,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            dim=2,
-            forward=lambda batch: batch,
-        )
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(224, 224), (17, 90), (8, 8)])
+def test_pixels_are_those_of_torchvision(mode, size):
+    """To the bit, where torchvision resizes uint8 natively (AVX2, ARM); else within one step of 255."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    own = Preprocessing(size=size, resize="squash", mean=MEAN, std=STD, interpolation=mode)
+    for height, width in ((50, 60), (300, 31), (8, 8), (1, 1)):
+        (crop,) = cut(noise(width, height, 5), boxes((0, 0, width, height)))
+        wanted = F.resize(crop, list(size), interpolation=InterpolationMode(mode), antialias=True)
+        assert (own.fit(crop).int() - wanted.int()).abs().max() <= 1
 
 
 def test_texts_go_in_batches():

@@ -18,8 +18,9 @@ import torch
 from felga.encoders import lavis_worker
 from felga.encoders.lavis import VARIABLE, lavis
 from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.testing.encoder import BOXES, IMAGES, boxes
 
-from .contract import IMAGES, SOME, EncoderContract, boxes
+from .contract import LazyContract
 
 REAL = os.environ.get(VARIABLE, "")
 NAME = "blip_feature_extractor/base"
@@ -91,16 +92,11 @@ def encoder(toy):
     own.close()
 
 
-class TestThePipe(EncoderContract):
+class TestThePipe(LazyContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def encoder(cls, toy):
-        return lavis(f"{NAME}@{toy}/1.pth", device="cpu", batch_size=2)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def other(cls, toy):
-        return lavis(f"{NAME}@{toy}/2.pth", device="cpu")
+    def make(cls, toy):
+        return lambda seed: lavis(f"{NAME}@{toy}/{seed + 1}.pth", device="cpu", batch_size=2)
 
 
 def test_the_worker_starts_when_it_is_first_used(encoder):
@@ -154,12 +150,12 @@ def test_a_forgotten_encoder_ends_its_worker(toy):
 
 
 def test_threads_share_one_worker(encoder):
-    wanted = [np.concatenate(encoder.encode_regions(IMAGES, SOME)), encoder.encode_texts(["bus"])]
+    wanted = [np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])]
     wrong = []
 
     def use():
         for _ in range(5):
-            found = np.concatenate(encoder.encode_regions(IMAGES, SOME)), encoder.encode_texts(["bus"])
+            found = np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])
             if any(not np.array_equal(a, b) for a, b in zip(found, wanted, strict=True)):
                 wrong.append(found)
 
@@ -189,20 +185,20 @@ def test_messages_survive_their_pipe():
 
 def test_no_environment_is_told(monkeypatch, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(MissingError, match=rf"{VARIABLE}: python3 -m venv .* salesforce-lavis==1.0.2"):
+    with pytest.raises(MissingError, match=rf"set {VARIABLE}: python3 -m venv .* salesforce-lavis==1.0.2"):
         lavis(NAME, device="cpu")
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(MissingError, match="no Python"):
+    with pytest.raises(MissingError, match="there is no Python"):
         lavis(NAME, device="cpu")
     (tmp_path / "python").write_text("not a program")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "python"))
-    with pytest.raises(MissingError, match="names no Python that runs"):
+    with pytest.raises(MissingError, match="is not a Python that runs"):
         lavis(NAME, device="cpu").encode_texts(["bus"])
 
 
 def test_a_python_without_lavis(monkeypatch):
     monkeypatch.setenv(VARIABLE, sys.executable)
-    with pytest.raises(MissingError, match=r"has no lavis; the recipe for LAVIS: python3 -m venv"):
+    with pytest.raises(MissingError, match=r"lavis is not installed for .*; to install LAVIS: python3"):
         lavis(NAME, device="cpu").encode_texts(["bus"])
 
 
@@ -210,8 +206,8 @@ def test_a_python_without_lavis(monkeypatch):
     ("weights", "error", "words"),
     [
         ("", BadInputError, "MODEL/TYPE"),
-        ("blip_feature_extractor", BadInputError, "did you mean blip_feature_extractor/base"),
-        ("blip_feature_extracter/base", BadInputError, "did you mean blip_feature_extractor/base"),
+        ("blip_feature_extractor", BadInputError, "did you mean 'blip_feature_extractor/base'"),
+        ("blip_feature_extracter/base", BadInputError, "did you mean 'blip_feature_extractor/base'"),
         ("albef/base", BadInputError, "MODEL/TYPE"),
         (f"{NAME}@/none.pth", NotFoundError, r"none\.pth"),
     ],
@@ -222,7 +218,7 @@ def test_wrong_names(toy, weights, error, words):
 
 
 def test_roi_pooling_is_refused(toy):
-    with pytest.raises(BadInputError, match="pooling 'roi'"):
+    with pytest.raises(BadInputError, match="pooling='roi'"):
         lavis(NAME, device="cpu", pooling="roi")
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from felga.encoders.open_clip import Clip, clip
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.registry import make_encoder
+from felga.testing.encoder import boxes, noise
 
-from .contract import boxes, image
 from .tiny import TINY_RESNET, tiny_clip
 
 
@@ -44,7 +44,7 @@ def test_equals_open_clip(tmp_path, vision, preprocess, safetensors):
     own = make_encoder(f"clip:local-dir:{folder}", device="cpu")
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
-    whole = image(60, 50, 1)
+    whole = noise(60, 50, 1)
     with torch.no_grad():
         wanted = model.encode_image(transform(Image.fromarray(whole.pixels))[None], normalize=True).numpy()
         tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red bus", "dog"])
@@ -87,9 +87,9 @@ def test_towers_are_frozen(folder):
 def test_half_precision_is_close(tmp_path, vision):
     """What runs on a GPU, with the CPU's own half-precision kernels."""
     folder = tiny_clip(tmp_path, 2, vision)
-    full, half = (Clip(f"local-dir:{folder}", device=torch.device("cpu"), batch_size=4) for _ in range(2))
+    full, half = (Clip(f"local-dir:{folder}", device="cpu", batch_size=4) for _ in range(2))
     half.dtype = torch.float16
-    whole = image(60, 50, 1)
+    whole = noise(60, 50, 1)
     own = boxes(whole.whole, (5, 5, 40, 40))
     a, b = (e.encode_regions([whole], [own])[0] for e in (full, half))
     assert half._towers["visual"].visual.conv1.weight.dtype == torch.float16
@@ -99,21 +99,21 @@ def test_half_precision_is_close(tmp_path, vision):
 
 
 def test_a_built_in_quickgelu_tag_turns_it_on():
-    own = Clip("ViT-B-32/openai", device=torch.device("cpu"), batch_size=1)
+    own = Clip("ViT-B-32/openai", device="cpu", batch_size=1)
     assert own._config["quick_gelu"]
     assert own.dim == 512
     assert own.preprocessing.size == (224, 224)
 
 
 def test_a_tag_brings_its_preprocessing():
-    own = Clip("ViT-B-16-SigLIP/webli", device=torch.device("cpu"), batch_size=1)
+    own = Clip("ViT-B-16-SigLIP/webli", device="cpu", batch_size=1)
     assert own.preprocessing.resize == "squash"
     assert own.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_the_slash_of_the_paper_is_understood():
-    own = Clip("ViT-B/32/laion2b_s34b_b79k", device=torch.device("cpu"), batch_size=1)
-    assert own._architecture == "ViT-B-32"
+    own = Clip("ViT-B/32/laion2b_s34b_b79k", device="cpu", batch_size=1)
+    assert own._model == "clip:ViT-B-32/laion2b_s34b_b79k"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_slash_of_the_paper_is_understood():
         ("ViT-B-23/openai", BadInputError, "did you mean 'ViT-B-32'"),
         ("vit-b-32/openai", BadInputError, "did you mean 'ViT-B-32'"),
         ("ViT-B-32/laion2b_s34b_b79j", BadInputError, "did you mean 'laion2b_s34b_b79k'"),
-        ("ViT-B-32", BadInputError, "neither weights of ViT-B-32 nor a file"),
+        ("ViT-B-32", BadInputError, "neither a tag of ViT-B-32 nor a file"),
         ("ViT-B-32-quickgelu/laion400m_e33", BadInputError, "laion400m_e32"),
         ("ViT-B-32/none.pt", NotFoundError, "none.pt"),
         ("ViT-B-32//none/none.safetensors", NotFoundError, "none.safetensors"),
@@ -148,7 +148,7 @@ def test_an_empty_folder(folder, tmp_path):
     with pytest.raises(NotFoundError, match="open_clip_config"):
         clip(f"local-dir:{tmp_path}", device="cpu")
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
-    with pytest.raises(NotFoundError, match="no weights"):
+    with pytest.raises(NotFoundError, match="contains no weights"):
         clip(f"local-dir:{tmp_path}", device="cpu")
 
 
@@ -172,7 +172,9 @@ def test_a_truncated_checkpoint(tmp_path, safetensors, kept):
 
 def test_another_architecture(folder):
     own = clip(f"ViT-B-32/{folder}/open_clip_model.safetensors", device="cpu")
-    with pytest.raises(BadInputError, match="is not a checkpoint of ViT-B-32: 'positional_embedding' is"):
+    with pytest.raises(
+        BadInputError, match="is not a checkpoint of clip:ViT-B-32: 'positional_embedding' is"
+    ):
         own.encode_texts(["bus"])
 
 
@@ -183,8 +185,8 @@ def test_another_vision_tower_is_told_when_it_is_used(tmp_path):
     (folder / "open_clip_config.json").write_text(json.dumps(saved))
     own = clip(f"local-dir:{folder}", device="cpu")
     own.encode_texts(["bus"])
-    with pytest.raises(BadInputError, match=r"is not a checkpoint of local-dir.*'visual"):
-        own.encode_regions([image(8, 8, 1)], [boxes((0, 0, 8, 8))])
+    with pytest.raises(BadInputError, match=r"is not a checkpoint of clip: 'visual"):
+        own.encode_regions([noise(8, 8, 1)], [boxes((0, 0, 8, 8))])
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -201,7 +203,7 @@ def test_a_pickle_is_never_run(tmp_path):
 def test_roi_pooling_is_refused_without_a_feature_map(folder):
     with pytest.raises(BadInputError, match="no feature map to pool regions from; use --pooling crop"):
         make_encoder(f"clip:local-dir:{folder}", device="cpu", pooling="roi")
-    with pytest.raises(BadInputError, match="batch of 0"):
+    with pytest.raises(BadInputError, match="batch_size must be at least 1, got 0"):
         make_encoder(f"clip:local-dir:{folder}", device="cpu", batch_size=0)
 
 
@@ -215,7 +217,7 @@ def test_roi_pooling_against_the_model_itself(tmp_path):
     from felga.encoders.open_clip import working_side
 
     path = tiny_clip(tmp_path / "clip", 3, TINY_RESNET)
-    own = image(100, 75, 8)
+    own = noise(100, 75, 8)
     box = (10.0, 5.0, 80.0, 60.0)
     encoder = make_encoder(f"clip:local-dir:{path}", device="cpu", pooling="roi")
     (found,) = encoder.encode_regions([own], [boxes(box)])
