@@ -4,17 +4,17 @@
     python bench/evaluator.py --size 2014         # 291,875 x 40,504 x 10: a slice of boxes, extrapolated
     python bench/evaluator.py --size 2014 --full  # all of it
 
-Vectors are synthetic, clustered round 80 classes; the keywords of the texts follow a Zipf-Mandelbrot law, so
-that the distinct ones are about as many as were counted in COCO's captions (6,900 of 50,000, and 19,000 of
-405,000 by Heaps' law). In each round, one after the other on two threads:
+Vectors are synthetic, clustered around 80 classes; the keywords of the texts follow a Zipf-Mandelbrot law,
+with about as many distinct ones as in COCO's captions (6,900 of 50,000, and 19,000 of 405,000 by Heaps' law).
+In each round, one after the other on two threads:
 
-* *ours*: ``felga.evaluation.ranking.rank``, all its figures;
-* *floor*: the bare full float32 product of all boxes with all keywords of all texts, nothing else;
+* *ours*: ``felga.evaluation.ranking.rank``, with all its metrics;
+* *floor*: only the full float32 product of all boxes with all keywords of all texts;
 * *loop*: for each box of a sample, a product with all keywords, the maximum of each text, and scikit-learn's
-  ``average_precision_score``; always extrapolated from the sample to all boxes.
+  ``average_precision_score``; extrapolated from the sample to all boxes.
 
-Times are wall clock; CPU seconds stand beside them, because a machine may be shared: where the load changes
-inside a round, the ratio of CPU seconds is the one to read. Results are merged into
+Times are wall clock, with CPU seconds beside them: where the load of a shared machine changes within a round,
+the ratio of CPU seconds is the one to read. Results are merged into
 ``bench/results/evaluator.json``.
 """
 
@@ -63,7 +63,7 @@ class Job:
 
 
 def make_job(size: str, boxes: int) -> Job:
-    """Texts of the size, and so many boxes of it."""
+    """Texts of the given size, and this many boxes of it."""
     g = np.random.default_rng(0)
     texts = TEXTS[size]
     relevant = np.zeros((CLASSES, texts), bool)
@@ -99,19 +99,19 @@ def make_job(size: str, boxes: int) -> Job:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Wall seconds, CPU seconds of all threads, and what the work gave."""
+    """Wall seconds, CPU seconds of all threads, and the result of ``work``."""
     wall, cpu = time.perf_counter(), time.process_time()
     value = work()
     return time.perf_counter() - wall, time.process_time() - cpu, value
 
 
 def ours(job: Job) -> Any:
-    """The evaluator, all its figures."""
+    """The evaluator with all its metrics."""
     return rank(**vars(job), workers=THREADS)
 
 
 def floor(queries: torch.Tensor, keywords: torch.Tensor) -> None:
-    """The bare product, into one buffer, over and over."""
+    """The bare product, into one reused buffer."""
     rows = min(1024, (1 << 28) // len(keywords))  # at most 1 GiB
     out = torch.empty(rows, len(keywords))
     for start in range(0, len(queries), rows):
@@ -120,7 +120,7 @@ def floor(queries: torch.Tensor, keywords: torch.Tensor) -> None:
 
 
 def loop(job: Job, keywords: np.ndarray, sample: np.ndarray) -> float:
-    """Box by box; gives the seconds that scikit-learn alone took."""
+    """Box by box; returns the seconds spent in scikit-learn alone."""
     alone = 0.0
     for box in sample:
         scores = (keywords @ job.queries[box]).reshape(-1, KEYWORDS).max(axis=1)
@@ -136,10 +136,10 @@ def greatest_difference(job: Job, sample: np.ndarray) -> float:
     shared = (job.fragments, job.rows, job.offsets)
     found = rank(queries, *shared, kinds, job.relevant, workers=THREADS).metrics.average_precision
     scores = owner_scores(queries, *shared, workers=THREADS)
-    wanted = [
+    expected = [
         average_precision_score(job.relevant[kind], row) for kind, row in zip(kinds, scores, strict=True)
     ]
-    return float(np.abs(found - wanted).max())
+    return float(np.abs(found - expected).max())
 
 
 def tied_share(job: Job, sample: np.ndarray) -> float:
@@ -150,7 +150,7 @@ def tied_share(job: Job, sample: np.ndarray) -> float:
 
 
 def most_memory(work: Callable[[], Any]) -> tuple[float | None, Any]:
-    """MiB that the process held at most while it worked, beyond what it held before; Linux only."""
+    """Peak memory of ``work`` in MiB, beyond what the process held before, and its result; Linux only."""
     statm, pages, done = Path("/proc/self/statm"), [], threading.Event()
     if not statm.exists():
         return None, work()
@@ -172,7 +172,7 @@ def most_memory(work: Callable[[], Any]) -> tuple[float | None, Any]:
 
 
 def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]:
-    """One size's entry of the results file: medians of the rounds, and the rounds as they were."""
+    """The entry of one size in the results file: medians of the rounds, and the rounds themselves."""
     whole = BOXES[size]
     boxes = whole if full or size == "2017" else SLICE
     job = make_job(size, boxes)
@@ -207,7 +207,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
         say(f"round {i + 1}: {json.dumps({key: round(value, 3) for key, value in rounds[-1].items()})}")
     mid = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     scale = whole / boxes
-    summary = ranking.summary()
+    result = ranking.result()
     return {
         "boxes": whole,
         "boxes_measured": boxes,
@@ -220,7 +220,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
         "loop_boxes": sampled,
         "greatest_difference_from_sklearn": greatest_difference(job, sample),
         "memory_of_ours_mib": memory,
-        "figures": {key: summary[key] for key in ("map", "map_optimistic", "map_pessimistic")},
+        "figures": {key: getattr(result, key) for key in ("map", "map_optimistic", "map_pessimistic")},
         "tied_texts": tied_share(job, sample[:20]),
         "rounds": rounds,
         "threads": THREADS,
@@ -231,7 +231,7 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
 
 
 def say(line: str) -> None:
-    """Progress, off the results."""
+    """Progress goes to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(BOXES), default="2017")
     parser.add_argument("--full", action="store_true", help="all boxes of 2014, not a slice")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sampled", type=int, default=200, help="boxes of the loop over scikit-learn")
+    parser.add_argument("--sampled", type=int, default=200, help="boxes in the loop over scikit-learn")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "evaluator.json")
     given = parser.parse_args()
     entry = measure(given.size, given.full, given.repeats, given.sampled)

@@ -1,8 +1,8 @@
-"""Which recipe trains FENet best where pairs are few: the table behind the `residual` recipe.
+"""Which recipe trains FENet best on few pairs: the table behind the `residual` recipe.
 
-Captions are the only judge (felga/fenet/validation.py): for each seed a quarter of the pairs is held out, the
-rest trains, and the held-out quarter scores the frozen vectors and the trained ones. No box, no class
-name and no test image is looked at.
+Captions are the only criterion (felga/fenet/validation.py): for each seed a quarter of the pairs is held out,
+FENet is trained on the rest, and frozen and trained vectors are scored on the held-out quarter. No box, class
+name or test image is used.
 
     python bench/fenet_recipes.py --features FILE --out bench/results/fenet_recipes.json
 """
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from felga.evaluation.results import commit, machine
 from felga.fenet.features import Features
 from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
 from felga.fenet.validation import Validation
 
 HELD_OUT = 0.25
-PROTOTYPE = {  # facts.md: the best recipe before this search
+PROTOTYPE = {  # the best recipe before this search
     "layers": 3,
     "rate": 0.05,
     "batch": 32,
@@ -46,7 +45,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "residual": ("residual", {}),
     "residual, best epoch of a tenth held out": ("residual", {"validation": 0.1}),
     "residual without the owner loss": ("residual", {"lambda4": 0.0}),
-    "residual without the mending (distinct)": ("residual", {"distinct": False}),
+    "residual without distinct keywords": ("residual", {"distinct": False}),
     "residual, lifted structure": ("residual", {"form": "lifted", "temperature": 0.1}),
     "residual, one layer": ("residual", {"layers": 1}),
     "prototype": ("residual", PROTOTYPE),
@@ -54,7 +53,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def measure(features: Features, name: str, changes: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """One training, scored on pairs that it never saw; points of mAP."""
+    """One training, scored on pairs it has not seen; points of mAP."""
     order = np.random.default_rng([seed, 1]).permutation(features.usable)
     held, fit = np.split(order, [round(HELD_OUT * len(order))])
     judge = Validation(features.table(np.sort(held)))
@@ -73,17 +72,11 @@ def measure(features: Features, name: str, changes: Mapping[str, Any], seed: int
     }
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", type=Path, required=True, help="features file of training pairs")
+    parser.add_argument("--features", type=Path, required=True, help="features file of the training pairs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=sorted(VARIANTS), help="these variants alone")
+    parser.add_argument("--only", nargs="+", choices=sorted(VARIANTS), help="only these variants")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/fenet_recipes.json"))
     args = parser.parse_args()
@@ -92,7 +85,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "protocol": f"{HELD_OUT:.0%} of the pairs held out by seed; gain over frozen, caption-only mAP x 100",
         "commit": commit(),
-        "machine": {"platform": platform.platform(), "torch": torch.__version__, "threads": args.threads},
+        "machine": {**machine(), "threads": args.threads},
         "features": {
             "encoder": features.encoder,
             "fingerprint": features.fingerprint(),

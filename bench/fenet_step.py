@@ -1,8 +1,8 @@
-"""How long a training step of FENet's `paper` recipe takes, beside what it must cost.
+"""The time of a training step of FENet's `paper` recipe, compared with its lower bound.
 
-CPU: one pass over regions and keywords together against two passes, turn about in one run. CUDA, where there
-is one: the recorded step at COCO-2017 size (118,287 pairs x 10 regions x 10 keywords x 512, made-up
-vectors), `--epochs` of them, against the bytes that a step must move (a step at batch 8 is bound by memory).
+CPU: one pass over regions and keywords together against two passes, alternating in one run. CUDA, if present:
+the recorded step at COCO-2017 size (118,287 pairs x 10 regions x 10 keywords x 512, synthetic vectors), for
+`--epochs` epochs, against the bytes that a step must move (a step at batch 8 is memory-bound).
 
     python bench/fenet_step.py --out bench/results/fenet_step.json
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -20,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from felga.fenet.checkpoint import build
+from felga.evaluation.results import machine
 from felga.fenet.features import Features, Table
+from felga.fenet.model import build
 from felga.fenet.recipes import make_recipe
 from felga.fenet.step import Stepper
 
@@ -30,7 +30,7 @@ H100_BYTES_PER_S = 3.35e12
 
 
 def synthetic(pairs: int, device: str, words: int = 20_000, seed: int = 0) -> Table:
-    """Pairs of made-up vectors, made on the device."""
+    """Pairs of synthetic vectors, created on the device."""
     if device == "cpu":
         rng = np.random.default_rng(seed)
         vectors = rng.normal(size=(pairs * REGIONS + words, DIM)).astype(np.float32)
@@ -52,7 +52,7 @@ def synthetic(pairs: int, device: str, words: int = 20_000, seed: int = 0) -> Ta
 
 
 class TwoPasses(nn.Module):
-    """The same network, asked once for the regions and once for the keywords."""
+    """The same network, applied once to the regions and once to the keywords."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class TwoPasses(nn.Module):
 
 
 def on_cpu(steps: int) -> dict[str, object]:
-    """Median seconds of a step, one pass and two passes in turn."""
+    """Median seconds per step, one pass and two passes alternating."""
     recipe = make_recipe("paper")
     table = synthetic(500, "cpu")
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def on_cpu(steps: int) -> dict[str, object]:
 
 
 def on_cuda(epochs: int) -> dict[str, object]:
-    """Seconds of an epoch at COCO-2017 size, by precision, and how far from the floor of bytes."""
+    """Seconds per epoch at COCO-2017 size by precision, and the share of the memory bound."""
     recipe = make_recipe("paper")
     table = synthetic(COCO_2017, "cuda")
     weights = 4 * sum(weight.numel() for weight in build(recipe, DIM).parameters())
@@ -147,12 +147,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/fenet_step.json"))
     args = parser.parse_args()
     result: dict[str, object] = {
-        "machine": {"platform": platform.platform(), "torch": torch.__version__},
+        "machine": machine(),
         "cpu": on_cpu(args.steps),
         "cuda": "no CUDA device here",
     }
     if torch.cuda.is_available():
-        result["machine"]["gpu"] = torch.cuda.get_device_name()  # type: ignore[index]
         result["cuda"] = on_cuda(args.epochs)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

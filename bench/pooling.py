@@ -1,9 +1,9 @@
-"""How conse should look at regions: backbone, input size, pooling, padding; mAP against time.
+"""How conse should encode regions: backbone, input size, pooling and padding; mAP against time.
 
     python bench/pooling.py --root COCO [--every 5] [--out bench/results/pooling.json]
 
 Object discovery (the paper's 4.3) over every N-th image of train2017, 80 class names, default proposals.
-The test images of val2017 are never looked at: this table chose the defaults.
+The test images of val2017 are not used: this table chose the defaults.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SWEEP: tuple[tuple[str, str, int, float], ...] = (
 
 
 def padded(boxes: Boxes, pad: float, image: DecodedImage) -> Boxes:
-    """Boxes grown by a share of their sides to each side, cut to the image."""
+    """Boxes extended on each side by a share of their size, clipped to the image."""
     grow = np.tile((boxes[:, 2:] - boxes[:, :2]) * pad, 2) * np.array([-1, -1, 1, 1], np.float32)
     limits = np.array([image.width, image.height] * 2, np.float32)
     return np.clip(boxes + grow, 0, limits)
@@ -48,7 +48,7 @@ def measure(
     network: str, pooling: str, side: int, pad: float, images: Sequence[DecodedImage], boxes: Sequence[Boxes],
     names: Sequence[str], contains: np.ndarray[Any, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """mAP with the whole image and regions, with each alone, and CPU time an image."""
+    """mAP with the whole image and the regions, with each alone, and CPU time per image."""
     module.LONGER_SIDE = side if pooling == "roi" else module.LONGER_SIDE
     encoder = module.conse(network, device="cpu", batch_size=32, pooling=pooling)
     queries = encoder.encode_texts(names)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from felga.version import __version__
+
 __all__ = ["Engine", "FelgaError", "Options", "__version__", "index"]
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def share_inside(box, other):
     return max(width, 0) * max(height, 0) / ((other[2] - other[0]) * (other[3] - other[1]))
 
 
-def test_what_is_searched_is_found(engine, demo):
+def test_a_search_finds_the_object(engine, demo):
     for query, label in demo[1].searches:
         hits = engine.search(query, k=3)
         assert [hit.rank for hit in hits] == [1, 2, 3]
@@ -70,14 +70,14 @@ def test_regions_of_a_hit_best_first_and_without_the_whole(engine):
     assert not any(region.whole for hit in parts for region in hit.regions)
 
 
-def test_many_queries_answer_as_one_by_one(engine):
+def test_queries_together_answer_as_each_alone(engine):
     together = engine.search_all(["cat", "coffee", "a man with a camera"], k=4)
     for query, hits in zip(["cat", "coffee", "a man with a camera"], together, strict=True):
         alone = engine.search(query, k=4)
         assert [hit.image_id for hit in hits] == [hit.image_id for hit in alone]
 
 
-def test_sentences_of_a_box_and_of_its_crop(engine, demo, tmp_path):
+def test_a_box_and_its_crop_get_the_right_sentences(engine, demo, tmp_path):
     asked = demo[1].assignment
     path = demo[1].folder / asked.image_id
     hits = engine.assign(path, asked.box, k=3)
@@ -91,7 +91,7 @@ def test_sentences_of_a_box_and_of_its_crop(engine, demo, tmp_path):
     assert engine.assign(tmp_path / "crop.png", k=1)[0].keyword == asked.word
 
 
-def test_a_image_finds_itself(engine, demo):
+def test_an_image_finds_itself(engine, demo):
     path = demo[1].folder / "scene-03.png"
     assert engine.search_image(path, k=1)[0].image_id == "scene-03.png"
     box = demo[1].boxes["scene-03.png"]["rocket"]
@@ -130,7 +130,7 @@ def files_of(folder):
     return sorted(read_manifest(folder).files)
 
 
-def test_each_file_is_missed_when_it_is_gone_short_or_changed(demo_copy):
+def test_a_missing_truncated_or_changed_file_is_noticed(demo_copy):
     for name in files_of(demo_copy):
         path = demo_copy / name
         whole = path.read_bytes()
@@ -172,7 +172,7 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
         (lambda m: {**m, "images": {**m["images"], "version": 999}}, "is damaged or incomplete"),
     ],
 )
-def test_other_manifests_are_refused(demo_copy, change, match):
+def test_foreign_manifests_are_refused(demo_copy, change, match):
     path = demo_copy / "manifest.json"
     path.write_text(json.dumps(signed(change(json.loads(path.read_bytes())))))
     with pytest.raises(BadIndexError, match=match):
@@ -182,7 +182,7 @@ def test_other_manifests_are_refused(demo_copy, change, match):
         Engine.open(demo_copy)
 
 
-def test_other_weights_are_refused_when_they_are_needed(demo_copy):
+def test_different_weights_are_refused_when_needed(demo_copy):
     path = demo_copy / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest["contract"]["encoder"]["weights"]["minilm"] = "0" * 64
@@ -192,7 +192,7 @@ def test_other_weights_are_refused_when_they_are_needed(demo_copy):
 
 
 @pytest.mark.parametrize("pooling", ["roi", "crop"])
-def test_an_index_of_clip_is_searched_as_it_was_made(tmp_path, demo, pooling):
+def test_an_index_of_clip_is_searched_with_the_same_pooling(tmp_path, demo, pooling):
     from felga.corpus.folder import FolderCorpus
     from felga.indexing import Options, index
 
@@ -218,7 +218,7 @@ def test_no_index(tmp_path):
         Engine.open(tmp_path)
 
 
-def test_vectors_are_kept_raw_with_their_boxes(demo):
+def test_the_store_keeps_raw_vectors_with_their_boxes(demo):
     """The store's vectors are the encoder's, encoded once more here."""
     table = StoredIndex.open(demo[0]).images
     batch = next(iter(table.batches(["image_id", "path", "boxes", "vectors"], 2)))

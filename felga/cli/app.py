@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from felga import __version__
 from felga.cli.bench import bench_coco, bench_proposals
 from felga.cli.doctor import doctor
 from felga.cli.index import index
@@ -17,6 +16,7 @@ from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
 from felga.cli.train import fenet_apply, train
 from felga.errors import FelgaError
+from felga.version import __version__
 
 EPILOG = (
     "Exit codes: 0 done; 1 done, but --strict and something was quarantined; 2 bad option or input; 3 not "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -12,6 +12,9 @@ from felga.cli.output import echo, say, write_file
 from felga.cli.progress import progress
 from felga.errors import BadInputError
 from felga.files import shown
+
+if TYPE_CHECKING:
+    from felga.evaluation.results import Results
 
 TableFormat: TypeAlias = Literal["markdown", "json", "csv"]
 TABLE_FORMATS: dict[str, TableFormat] = {".md": "markdown", ".json": "json", ".csv": "csv"}
@@ -53,21 +56,23 @@ def bench_coco(
     """Object discovery and description assignment by mAP on COCO, as the paper measures them (4.3)."""
     flags.go_offline(offline)
     form = _table_format(tables)
-    from felga.evaluation import benchmark, results
+    from felga.evaluation import benchmark
+    from felga.evaluation.drawings import Drawings
+    from felga.evaluation.task_results import METHODS
     from felga.indexing.options import Options
 
     with progress() as show:
         measured = benchmark.bench_coco(
             root,
-            methods=results.METHODS if methods == "all" else flags.parse_names(methods),
+            methods=METHODS if methods == "all" else flags.parse_names(methods),
             options=Options(
                 encoder=encoder, regions=regions, keywords=keywords, whole=whole, pooling=pooling,
                 device=device, batch_size=batch_size,
             ),
             train_root=train_root, train_split=train_split, test_split=test_split,
             ids=ids, train_ids=train_ids, recipe=recipe, changes=flags.parse_settings(settings),
-            seeds=flags.parse_numbers(seeds), relevance=relevance, work=work, progress=show, tell=say,
-            drawings=benchmark.Drawings(figures, figure) if figures else None,
+            seeds=flags.parse_numbers(seeds), relevance=relevance, work=work, progress=show, log=say,
+            drawings=Drawings(figures, figure) if figures else None,
         )  # fmt: skip
     _write(measured, out, tables, form)
 
@@ -106,7 +111,7 @@ def _table_format(tables: Path | None) -> TableFormat:
     return TABLE_FORMATS[tables.suffix]
 
 
-def _write(measured: dict[str, Any], out: Path | None, tables: Path | None, form: TableFormat) -> None:
+def _write(measured: Results, out: Path | None, tables: Path | None, form: TableFormat) -> None:
     from felga.evaluation.results import write_results
     from felga.evaluation.tables import render_tables
 

@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from re import escape, match
 from typing import TYPE_CHECKING, Any
 
-from felga import __version__
 from felga.cli import flags
 from felga.cli.output import echo, echo_json
 from felga.errors import FelgaError, MissingError
+from felga.version import __version__
 
 if TYPE_CHECKING:
     from felga.registry import Kind

@@ -17,7 +17,7 @@ from felga.files import shown
 
 if TYPE_CHECKING:
     from felga.fenet.features import Features
-    from felga.fenet.train import Progress
+    from felga.fenet.train import TrainingStep
 
 
 def train(
@@ -55,10 +55,9 @@ def train(
         say(f"features are in {shown(features_out)}")
     with progress() as show:
 
-        def report(at: Progress) -> None:
-            done = (at.epoch - 1) * at.steps + at.step
-            note = f"epoch {at.epoch}, loss {at.loss:.4f}, rate {at.rate:.4g}"
-            show("training", done, at.epochs * at.steps, note)
+        def report(step: TrainingStep) -> None:
+            note = f"epoch {step.epoch}, loss {step.loss:.4f}, rate {step.rate:.4g}"
+            show("training", step.done, step.total, note)
 
         fenet = run(features, plan, seed=seed, out=out, resume=resume, device=device, progress=report)
     if plot:

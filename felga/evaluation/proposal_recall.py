@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-import felga
 from felga.corpus.coco import coco_files, read_coco
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError, MissingError
 from felga.evaluation.results import commit, machine
 from felga.registry import make_regions
 from felga.types import Progress
+from felga.version import __version__
 
 AT = (10, 50, 100)
 """Numbers of proposals per image at which recall is measured."""
@@ -98,7 +98,7 @@ def bench_proposals(
         for name in names
     ]
     return {
-        "felga": felga.__version__,
+        "felga": __version__,
         "commit": commit(),
         "machine": machine(),
         "dataset": f"{root.resolve().name} {split}",

@@ -1,52 +1,108 @@
 """The results file of a benchmark: what was measured, on what, by which felga, on which machine.
 
-Layout, all figures in [0, 1]::
-
-    felga, commit, dataset, year, encoder, protocol, data, seeds, machine, ceiling
-    results.METHOD.object_discovery.map            mean over seeds, as every figure beside it
-    results.METHOD.object_discovery.map_std        sample standard deviation, null with one seed
-    results.METHOD.description_assignment.map
-    results.METHOD.seeds[i].{seed, object_discovery, description_assignment}
+The json has the fields of :class:`Results` and of the classes in it, with ``r@1`` for ``r1`` and so on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
+import types
+import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import felga
 from felga.errors import BadInputError, NotFoundError
-from felga.files import write_whole
+from felga.evaluation.task_results import METHODS as METHODS
+from felga.evaluation.task_results import TASKS, Evaluation, TaskResult
+from felga.files import shown, storage_errors, write_whole
+from felga.version import __version__
 
-METHODS = (
-    "entire",
-    "frozen",
-    "dense",
-    "sparse",
-    "dynamic",
-    "global",
-    "felga",
-    "dense+global",
-    "sparse+global",
-)
-"""Rows of the paper's tables, by the name that felga gives them."""
-TASKS = ("object_discovery", "description_assignment")
+TIES = "one threshold per distinct score (scikit-learn's average_precision_score); bounds beside it"
+CROWDS = "no queries; their images contain the class"
 
-_TIES = "one threshold per distinct score (scikit-learn's average_precision_score); bounds beside it"
-_CROWDS = "no queries; their images contain the class"
+
+@dataclass(frozen=True, slots=True)
+class ProtocolChoices:
+    """How the tasks were measured; ``queries`` is the number that count, per task."""
+
+    queries: Mapping[str, int | None]
+    relevance: str
+    ties: str
+    crowds: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResults:
+    """A method: means over its seeds, with the standard deviation of the mAP, and each seed."""
+
+    object_discovery: TaskResult
+    description_assignment: TaskResult
+    seeds: tuple[Evaluation, ...]
+
+    def task(self, name: str) -> TaskResult:
+        """The means of one of :data:`felga.evaluation.task_results.TASKS`."""
+        result: TaskResult = getattr(self, name)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The content of a results file.
+
+    Attributes:
+        felga, commit: version and git commit of the code.
+        dataset: what it was measured on, for people: ``coco-mini val2017``.
+        year: 2014 or 2017, the column of the paper's tables to compare with.
+        encoder: :meth:`felga.types.Encoder.identity`.
+        data: fingerprints of the training and test data, and the recipe.
+        seeds: of all trainings.
+        machine: :func:`machine`.
+        ceiling: task -> mAP that its proposals allow, see :mod:`felga.evaluation.protocol`.
+        results: by method.
+
+    Raises:
+        BadInputError: an unknown method, one without runs, a run without mAP, or another year.
+    """
+
+    felga: str
+    commit: str | None
+    dataset: str
+    year: int
+    encoder: Mapping[str, Any]
+    protocol: ProtocolChoices
+    data: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    machine: Mapping[str, Any]
+    ceiling: Mapping[str, float | None]
+    results: Mapping[str, MethodResults]
+
+    def __post_init__(self) -> None:
+        if self.year not in (2014, 2017):
+            raise BadInputError(f"year must be 2014 or 2017, got {self.year!r}")
+        for method, entry in self.results.items():
+            if method not in METHODS:
+                raise BadInputError(f"there is no method {method!r}; known: {', '.join(METHODS)}")
+            if not entry.seeds:
+                raise BadInputError(f"results.{method}.seeds is empty: the method has no runs")
+            for task in TASKS:
+                for result in (entry.task(task), *(run.task(task) for run in entry.seeds)):
+                    if result.map is None:
+                        raise BadInputError(f"results.{method}.{task}.map is missing: no query counts")
 
 
 def build_results(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Mapping[str, Sequence[Evaluation]],
     *,
     dataset: str,
     year: int,
@@ -54,128 +110,157 @@ def build_results(
     relevance: str,
     data: Mapping[str, Any],
     ceiling: Mapping[str, float | None] | None = None,
-) -> dict[str, Any]:
-    """A results file's content, checked.
+) -> Results:
+    """Results with the provenance of this process.
 
     Args:
-        runs: for each method its runs, each ``{"seed": 0, **evaluate(split, transform)}``; an untrained
-            method has one run with the seed None.
-        dataset: what it was measured on, for people: ``coco-mini val2017``.
-        year: 2014 or 2017, the column of the paper's tables that it stands beside.
-        encoder: :meth:`felga.types.Encoder.identity`.
+        runs: the evaluations of each method, one per seed; a single one where nothing was trained.
         relevance: ``box`` or ``mention``.
-        data: fingerprints of the data, of training and test.
-        ceiling: task to the mAP that its proposals allow, see :mod:`felga.evaluation.protocol`.
+        dataset, year, encoder, data, ceiling: of :class:`Results`.
 
     Raises:
-        BadInputError: an unknown method, a method without runs, or a value that the layout does not allow.
+        BadInputError: as of :class:`Results`.
     """
-    results = {}
-    for method, found in runs.items():
-        if not found:
-            raise BadInputError(f"the method {method!r} has no runs")
-        mean = {task: _mean([run[task] for run in found]) for task in TASKS}
-        for task in TASKS:
-            maps = [run[task]["map"] for run in found]
-            mean[task]["map_std"] = statistics.stdev(maps) if len(maps) > 1 and None not in maps else None
-        results[method] = {**mean, "seeds": [dict(run) for run in found]}
-    first: Mapping[str, Any] = next(iter(results.values()), {})
-    content = {
-        "felga": felga.__version__,
-        "commit": commit(),
-        "dataset": dataset,
-        "year": year,
-        "encoder": dict(encoder),
-        "protocol": {
-            "queries": {task: first.get(task, {}).get("queries") for task in TASKS},
-            "relevance": relevance,
-            "ties": _TIES,
-            "crowds": _CROWDS,
-        },
-        "data": dict(data),
-        "seeds": sorted({run["seed"] for found in runs.values() for run in found} - {None}),
-        "machine": machine(),
-        "ceiling": {task: (ceiling or {}).get(task) for task in TASKS},
-        "results": results,
-    }
-    check_results(content)
-    return content
-
-
-def check_results(content: Any) -> None:
-    """Refuse what is no results file.
-
-    Raises:
-        BadInputError: names the place and what was wanted there.
-    """
-    wanted: dict[str, type | tuple[type, ...]] = {
-        "felga": str,
-        "commit": (str, type(None)),
-        "dataset": str,
-        "year": int,
-        "encoder": dict,
-        "protocol": dict,
-        "data": dict,
-        "seeds": list,
-        "machine": dict,
-        "ceiling": dict,
-        "results": dict,
-    }
-    _check_keys(content, wanted, "")
-    if content["year"] not in (2014, 2017):
-        raise BadInputError(f"year is {content['year']!r}, 2014 or 2017 was wanted")
-    _check_keys(
-        content["protocol"], {"queries": dict, "relevance": str, "ties": str, "crowds": str}, "protocol."
+    results = {method: _summarise(method, evaluations) for method, evaluations in runs.items()}
+    first = next(iter(results.values()), None)
+    return Results(
+        felga=__version__,
+        commit=commit(),
+        dataset=dataset,
+        year=year,
+        encoder=dict(encoder),
+        protocol=ProtocolChoices(
+            queries={task: first.task(task).queries if first else None for task in TASKS},
+            relevance=relevance,
+            ties=TIES,
+            crowds=CROWDS,
+        ),
+        data=dict(data),
+        seeds=tuple(sorted({run.seed for each in runs.values() for run in each if run.seed is not None})),
+        machine=machine(),
+        ceiling={task: _no_nan((ceiling or {}).get(task)) for task in TASKS},
+        results=results,
     )
-    for task in TASKS:
-        _check_share(content["ceiling"].get(task), f"ceiling.{task}", may_lack=True)
-    for method, entry in content["results"].items():
-        at = f"results.{method}."
-        if method not in METHODS:
-            raise BadInputError(f"there is no method {method!r}; known: {', '.join(METHODS)}")
-        _check_keys(entry, {**dict.fromkeys(TASKS, dict), "seeds": list}, at)
-        if not entry["seeds"]:
-            raise BadInputError(f"{at}seeds is empty, each run was wanted")
-        for i, run in enumerate([entry, *entry["seeds"]]):
-            place = at if i == 0 else f"{at}seeds[{i - 1}]."
-            _check_keys(run, dict.fromkeys(TASKS, dict), place)
-            if i and not isinstance(run.get("seed", ""), (int, type(None))):
-                raise BadInputError(f"{place}seed is missing or no integer")
-            for task in TASKS:
-                _check_share(run[task].get("map"), f"{place}{task}.map")
 
 
-def write_results(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write_results(results: Results, path: str | os.PathLike[str]) -> None:
     """Write a results file, whole or not at all.
 
     Raises:
-        BadInputError: it is none; see :func:`check_results`.
+        StorageError: it cannot be written.
     """
-    check_results(content)
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(to_json(results), indent=1, allow_nan=False) + "\n"
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, text.encode())
 
 
-def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_results(path: str | os.PathLike[str]) -> Results:
     """Read a results file.
 
     Raises:
-        NotFoundError: there is none.
-        BadInputError: it is no json, or not a results file.
+        NotFoundError: it does not exist.
+        BadInputError: it is not json, or not a results file.
     """
     try:
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no results file {os.fspath(path)!r}") from error
-    except ValueError as error:
-        raise BadInputError(f"{os.fspath(path)!r} is no json: {error}") from error
-    check_results(content)
-    return content
+        raise NotFoundError(f"{shown(path)} does not exist: name a results file of `felga bench`") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{shown(path)} is not json ({error}): name a results file") from error
+    return from_json(content)
+
+
+def to_json(value: Any) -> Any:
+    """The json values of :class:`Results` or of any class in it."""
+    if dataclasses.is_dataclass(value):
+        return {key: to_json(getattr(value, name)) for name, key in _keys(type(value)).items()}
+    if isinstance(value, Mapping):
+        return {key: to_json(entry) for key, entry in value.items()}
+    return [to_json(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def from_json(content: Any) -> Results:
+    """The results of :func:`to_json`.
+
+    Raises:
+        BadInputError: names the field that is missing or does not fit.
+    """
+    results: Results = _parsed(Results, content, "")
+    return results
+
+
+def _keys(kind: Any) -> dict[str, str]:
+    """Field -> its key in json."""
+    return {field.name: field.metadata.get("json", field.name) for field in dataclasses.fields(kind)}
+
+
+def _parsed(kind: Any, value: Any, where: str) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else _parsed(inner[0], value, where)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _parsed_fields(kind, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parsed(inner[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        if inner[1] is Any:
+            return dict(value)
+        return {key: _parsed(inner[1], entry, f"{where}.{key}") for key, entry in value.items()}
+    if kind is float and type(value) in (int, float) and 0 <= value <= 1:
+        return float(value)
+    if kind in (str, int) and type(value) is kind:
+        return value
+    expected = "a number in [0, 1]" if kind is float else getattr(origin or kind, "__name__", str(kind))
+    raise BadInputError(
+        f"{where.lstrip('.') or 'the results file'} must be {expected}, got {str(value)[:40]!r}"
+    )
+
+
+def _parsed_fields(kind: Any, value: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    fields = {}
+    for field in dataclasses.fields(kind):
+        key = field.metadata.get("json", field.name)
+        if key in value:
+            fields[field.name] = _parsed(hints[field.name], value[key], f"{where}.{key}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise BadInputError(f"the results file lacks {f'{where}.{key}'.lstrip('.')}")
+    return kind(**fields)
+
+
+def _summarise(method: str, runs: Sequence[Evaluation]) -> MethodResults:
+    if not runs:
+        raise BadInputError(f"the method {method!r} has no runs")
+    means = {}
+    for task in TASKS:
+        each = [run.task(task) for run in runs]
+        mean: TaskResult = _parsed(TaskResult, _mean([to_json(result) for result in each]), f".{task}")
+        maps = [result.map for result in each if result.map is not None]
+        std = statistics.stdev(maps) if len(maps) == len(runs) > 1 else None
+        means[task] = dataclasses.replace(mean, map_std=std)
+    return MethodResults(**means, seeds=tuple(runs))
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of json trees of the same shape; None where any is None."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: _mean([value[key] for value in values]) for key in first}
+    if any(value is None for value in values):
+        return None
+    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
+        return first  # a count stays a count
+    return statistics.fmean(values)
+
+
+def _no_nan(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def commit() -> str | None:
-    """The git commit that felga's code lies at, ``+`` behind it if files were changed; None without git."""
+    """The git commit of this code, with a trailing ``+`` if the tree is dirty; None without git."""
     try:
         here = Path(__file__).parent
         head = _git(here, "rev-parse", "HEAD")
@@ -186,7 +271,7 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """What a time was measured on: processor, cores, system, versions; no name of a machine or a path."""
+    """What a time was measured on: processor, cores, system, versions; no host names or paths."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -208,32 +293,3 @@ def machine() -> dict[str, Any]:
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def _mean(values: Sequence[Any]) -> Any:
-    """The mean of json trees of one shape; None where any is None."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {key: _mean([value[key] for value in values]) for key in first}
-    if any(value is None for value in values):
-        return None
-    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
-        return first  # a count stays one
-    return statistics.fmean(values)
-
-
-def _check_keys(entry: Any, wanted: Mapping[str, type | tuple[type, ...]], at: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise BadInputError(f"{at.rstrip('.') or 'the results file'} is no object")
-    for key, kind in wanted.items():
-        if key not in entry:
-            raise BadInputError(f"the results file lacks {at}{key}")
-        if not isinstance(entry[key], kind):
-            raise BadInputError(f"{at}{key} of the results file is a {type(entry[key]).__name__}")
-
-
-def _check_share(value: Any, at: str, may_lack: bool = False) -> None:
-    if value is None and may_lack:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise BadInputError(f"{at} of the results file is {value!r}, a number in [0, 1] was wanted")

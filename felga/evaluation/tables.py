@@ -1,23 +1,24 @@
-"""Tables 1-5 of the FELGA paper, and an encoder's results beside them."""
+"""Tables 1-5 of the FELGA paper, with an encoder's results beside the paper's numbers."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, TypeAlias
 
 from felga.errors import BadInputError
-from felga.evaluation.results import TASKS, check_results
+from felga.evaluation.results import Results
+from felga.evaluation.task_results import TASKS, TaskResult
 
 Format: TypeAlias = Literal["markdown", "json", "csv"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the paper: mAP in per cent, (object discovery, description assignment) of each COCO year."""
+    """A row of the paper: mAP in percent, (object discovery, description assignment) for each COCO year."""
 
     method: str
     label: str
@@ -25,7 +26,7 @@ class Row:
     coco2014: tuple[float, float]
 
     def paper(self, year: int, task: str) -> float:
-        """The paper's figure."""
+        """The paper's number."""
         return (self.coco2017 if year == 2017 else self.coco2014)[TASKS.index(task)]
 
 
@@ -76,119 +77,142 @@ PAPER: dict[int, tuple[Row, ...]] = {
         Row("felga", "Dynamic + global alignment (FELGA)", (63.1, 42.2), (63.6, 42.8)),
     ),
 }
-"""The paper's figures, mAP in per cent, transcribed from its Tables 1-5."""
+"""The paper's numbers, mAP in percent, transcribed from its Tables 1-5."""
 
 
-def table_rows(results: Mapping[str, Any], tables: Sequence[int] = tuple(PAPER)) -> list[dict[str, Any]]:
-    """One flat row for each table, method and task; percentages, None where nothing was measured.
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A method and task of one table; mAP in percent, None where nothing was measured.
+
+    Attributes:
+        ours, std: mean and standard deviation over seeds.
+        difference: ours - paper, in points.
+        optimistic, pessimistic: bounds over the orders of ties.
+        seeds: number of runs.
+    """
+
+    table: int
+    method: str
+    label: str
+    task: str
+    paper: float
+    ours: float | None
+    std: float | None
+    difference: float | None
+    optimistic: float | None
+    pessimistic: float | None
+    chance: float | None
+    ceiling: float | None
+    seeds: int
+
+
+def table_rows(results: Results, tables: Sequence[int] = tuple(PAPER)) -> list[TableRow]:
+    """One row per table, method and task.
 
     Args:
-        results: a results file's content, see :mod:`felga.evaluation.results`.
         tables: which of the paper's.
 
-    Returns:
-        Rows with ``table``, ``method``, ``label``, ``task``, ``paper``, ``ours`` (mean over seeds), ``std``,
-        ``difference`` (ours - paper, points), ``optimistic``, ``pessimistic`` (bounds at ties), ``chance``,
-        ``ceiling``, ``seeds`` (how many).
-
     Raises:
-        BadInputError: no results file, or no such table.
+        BadInputError: no such table.
     """
-    check_results(results)
-    unknown = [number for number in tables if number not in PAPER]
-    if unknown:
+    if unknown := [number for number in tables if number not in PAPER]:
         raise BadInputError(f"the paper has no table {unknown[0]}; it has {min(PAPER)}-{max(PAPER)}")
-    rows = []
-    for number in tables:
-        for row in PAPER[number]:
-            entry = results["results"].get(row.method, {})
-            for task in TASKS:
-                found = entry.get(task, {})
-                paper, ours = row.paper(results["year"], task), _percent(found.get("map"))
-                rows.append(
-                    {
-                        "table": number,
-                        "method": row.method,
-                        "label": row.label,
-                        "task": task,
-                        "paper": paper,
-                        "ours": ours,
-                        "std": _percent(found.get("map_std")),
-                        "difference": None if ours is None else ours - paper,
-                        "optimistic": _percent(found.get("map_optimistic")),
-                        "pessimistic": _percent(found.get("map_pessimistic")),
-                        "chance": _percent(found.get("chance", {}).get("map")),
-                        "ceiling": _percent(results["ceiling"].get(task)),
-                        "seeds": len(entry.get("seeds", [])),
-                    }
-                )
-    return rows
+    return [
+        _table_row(results, number, row, task) for number in tables for row in PAPER[number] for task in TASKS
+    ]
 
 
-def render_tables(
-    results: Mapping[str, Any], form: Format = "markdown", tables: Sequence[int] = tuple(PAPER)
-) -> str:
-    """The paper's tables with an encoder's results beside its figures.
+def _table_row(results: Results, number: int, row: Row, task: str) -> TableRow:
+    measured = results.results.get(row.method)
+    ours: TaskResult | None = measured.task(task) if measured else None
+    paper, percent = row.paper(results.year, task), _percent(ours.map if ours else None)
+    return TableRow(
+        table=number,
+        method=row.method,
+        label=row.label,
+        task=task,
+        paper=paper,
+        ours=percent,
+        std=_percent(ours.map_std if ours else None),
+        difference=None if percent is None else percent - paper,
+        optimistic=_percent(ours.map_optimistic if ours else None),
+        pessimistic=_percent(ours.map_pessimistic if ours else None),
+        chance=_percent(ours.chance.map if ours else None),
+        ceiling=_percent(results.ceiling.get(task)),
+        seeds=len(measured.seeds) if measured else 0,
+    )
+
+
+def render_tables(results: Results, form: Format = "markdown", tables: Sequence[int] = tuple(PAPER)) -> str:
+    """The paper's tables with an encoder's results beside its numbers.
 
     Tables 1-3 have the same rows for CLIP, BLIP and BLIPv2, so one encoder stands beside each of them.
+    Markdown has only the rows that were measured, and the tables that have one.
 
     Args:
-        results: a results file's content.
-        form: ``markdown`` for people, ``json`` or ``csv`` with the rows of :func:`table_rows`.
+        form: ``markdown`` for people; ``json`` or ``csv`` with every :class:`TableRow`.
         tables: which of the paper's.
 
     Raises:
-        BadInputError: no results file, no such table or format.
+        BadInputError: no such table or format.
     """
     rows = table_rows(results, tables)
     if form == "json":
-        return json.dumps(rows, indent=1, allow_nan=False) + "\n"
+        return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False) + "\n"
     if form == "csv":
         out = io.StringIO()
-        writer = csv.DictWriter(out, list(rows[0]) if rows else ["table"], lineterminator="\n")
+        writer = csv.DictWriter(out, [field.name for field in fields(TableRow)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(asdict(row) for row in rows)
         return out.getvalue()
     if form == "markdown":
-        parts = [_markdown(results, number, [r for r in rows if r["table"] == number]) for number in tables]
+        by_table = {number: [row for row in rows if row.table == number] for number in tables}
+        parts = [_markdown(results, number, each) for number, each in by_table.items() if _measured(each)]
         return "\n".join([*parts, _footnote(results)])
     raise BadInputError(f"there is no format {form!r}; known: markdown, json, csv")
 
 
-def _markdown(results: Mapping[str, Any], number: int, rows: Sequence[Mapping[str, Any]]) -> str:
-    name = results["encoder"].get("name", "ours")
+def _markdown(results: Results, number: int, rows: Sequence[TableRow]) -> str:
+    name = results.encoder.get("name", "ours")
     lines = [
-        f"**Table {number}.** {TITLES[number]} (COCO {results['year']}); {name} on {results['dataset']}.",
+        f"**Table {number}.** {TITLES[number]} (COCO {results.year}); {name} on {results.dataset}.",
         "",
         f"| | Object discovery: paper | {name} | difference "
         f"| Description assignment: paper | {name} | difference |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for discovery, assignment in zip(rows[::2], rows[1::2], strict=True):
+        if not _measured([discovery, assignment]):
+            continue
         cells = [cell for row in (discovery, assignment) for cell in _cells(row)]
-        lines.append(f"| {discovery['label']} | {' | '.join(cells)} |")
+        lines.append(f"| {discovery.label} | {' | '.join(cells)} |")
     for label, key in (("*proposal ceiling*", "ceiling"), ("*chance*", "chance")):
         left, right = (
-            next((row[key] for row in side if row[key] is not None), None) for side in (rows[::2], rows[1::2])
+            next((value for row in side if (value := getattr(row, key)) is not None), None)
+            for side in (rows[::2], rows[1::2])
         )
         lines.append(f"| {label} | | {_number(left)} | | | {_number(right)} | |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    ours = _number(row["ours"])
-    if row["std"] is not None:
-        ours += f" ± {row['std']:.1f}"
-    return f"{row['paper']:.1f}", ours, "" if row["difference"] is None else f"{row['difference']:+.1f}"
+def _measured(rows: Sequence[TableRow]) -> bool:
+    return any(row.ours is not None for row in rows)
 
 
-def _footnote(results: Mapping[str, Any]) -> str:
-    protocol, seeds = results["protocol"], results["seeds"]
-    queries = ", ".join(f"{protocol['queries'].get(task)} ({task.replace('_', ' ')})" for task in TASKS)
+def _cells(row: TableRow) -> tuple[str, str, str]:
+    ours = _number(row.ours)
+    if row.std is not None:
+        ours += f" ± {row.std:.1f}"
+    return f"{row.paper:.1f}", ours, "" if row.difference is None else f"{row.difference:+.1f}"
+
+
+def _footnote(results: Results) -> str:
+    protocol, seeds = results.protocol, results.seeds
+    queries = ", ".join(f"{protocol.queries.get(task)} ({task.replace('_', ' ')})" for task in TASKS)
     return (
-        f"mAP in per cent. Queries: {queries}. Relevance: {protocol['relevance']}. Ties: {protocol['ties']}. "
-        f"Crowds: {protocol['crowds']}. Seeds: {', '.join(map(str, seeds)) or 'none'}; ± is the standard "
-        f"deviation over them. felga {results['felga']}, commit {(results['commit'] or 'unknown')[:12]}.\n"
+        f"mAP in percent. Queries: {queries}. Relevance: {protocol.relevance}. Ties: {protocol.ties}. "
+        f"Crowds: {protocol.crowds}. Seeds: {', '.join(map(str, seeds)) or 'none'}; ± is the standard "
+        f"deviation over them. felga {results.felga}, commit {(results.commit or 'unknown')[:12]}.\n"
     )
 
 

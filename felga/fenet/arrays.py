@@ -9,71 +9,64 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save
 
-from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.files import write_whole
+from felga.errors import BadInputError, NotFoundError
+from felga.files import shown, storage_errors, to_json, write_whole
 
 Arrays = dict[str, npt.NDArray[Any]]
 FORMAT = 1
 
 
-def _safetensors() -> tuple[Any, Any]:
-    try:
-        from safetensors import safe_open
-        from safetensors.numpy import save
-    except ModuleNotFoundError as error:
-        if error.name != "safetensors":
-            raise
-        raise MissingError(
-            "feature files and checkpoints need the package 'safetensors': pip install safetensors"
-        ) from error
-    return safe_open, save
-
-
 def write_arrays(
     path: str | Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
 ) -> None:
-    """One safetensors file, atomically (:func:`felga.files.write_whole`).
+    """One safetensors file, written by :func:`felga.files.write_whole`.
 
     Args:
-        path: the file.
-        kind: ``features``, ``fenet`` or ``training``.
+        kind: what the file is, such as ``features``, ``fenet`` or ``training``.
         arrays: by name.
         about: json values, kept in the metadata.
+
+    Raises:
+        StorageError: the disk is full or read-only, or permission is missing.
+        BadInputError: the path names no file that could be written.
     """
-    _, save = _safetensors()
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # One entry alone: safetensors writes several in random order, and a file would not be reproducible.
-    metadata = {"felga": json.dumps({"kind": kind, "format": FORMAT, **about}, sort_keys=True)}
     path = Path(path)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # A single entry: safetensors writes several in random order, and a file would not be reproducible.
+    metadata = {"felga": to_json({"kind": kind, "format": FORMAT, **about})}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(contiguous, metadata=metadata))
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, save(contiguous, metadata=metadata))
     except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
+        raise BadInputError(f"{shown(path)} cannot be written: {error.strerror}") from error
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
-    """The arrays of a file that :func:`write_arrays` wrote, and what it says about them.
+    """The arrays of a file of :func:`write_arrays`, and its metadata.
 
     Raises:
         NotFoundError: no such file.
-        BadInputError: it cannot be read, is no safetensors file, is cut short, or is of another kind.
-        MissingError: safetensors is not installed.
+        BadInputError: it is unreadable, truncated, not safetensors, or of another kind.
     """
-    safe_open, _ = _safetensors()
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
+        raise NotFoundError(f"{shown(path)} does not exist or is not a file")
     try:
         with safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {}).get("felga", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own SafetensorError, OSError and ValueError
-        raise BadInputError(f"{path} is damaged or no safetensors file ({error}): make it again") from error
-    found = (about.get("kind", "something else"), about.get("format", FORMAT))
-    if found != (kind, FORMAT):
         raise BadInputError(
-            f"{path} is a file of {found[0]!r}, format {found[1]}; {kind!r}, format {FORMAT} is wanted"
+            f"{shown(path)} is damaged or not a safetensors file ({error}): make it again"
+        ) from error
+    if not isinstance(about, dict) or (about.get("kind"), about.get("format")) != (kind, FORMAT):
+        found = about if isinstance(about, dict) else {}
+        raise BadInputError(
+            f"{shown(path)} is {str(found.get('kind', 'something else'))[:40]!r}, format "
+            f"{str(found.get('format', 'unknown'))[:10]}; expected {kind!r}, format {FORMAT}"
         )
     return arrays, about

@@ -1,54 +1,64 @@
-"""A trained FENet on disk: weights and, in the file's metadata, everything that made them."""
+"""A trained FENet on disk: weights and, in the file's metadata, everything that produced them.
+
+Reading and checking one needs no torch. A checkpoint may come from a stranger: sizes are compared before
+anything is allocated, and weights that cannot embed every unit vector are refused.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from felga.errors import BadIndexError, BadInputError, FelgaError
+from felga.errors import BadIndexError, BadInputError
 from felga.fenet.arrays import Arrays, read_arrays, write_arrays
-from felga.fenet.features import Vectors
-from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe, from_json
-from felga.models.device import pick_device
+from felga.files import shown, to_json
+from felga.types import Vectors
 
+if TYPE_CHECKING:
+    from felga.fenet.model import FENet
 
-def build(recipe: Recipe, dim: int) -> FENet:
-    """The untrained network of a recipe for frozen vectors of length ``dim``."""
-    return FENet(
-        dim,
-        recipe.hidden,
-        dim if recipe.out is None else recipe.out,
-        layers=recipe.layers,
-        dropout=recipe.dropout,
-        residual=recipe.residual,
-    )
+LARGEST = 1e18
+"""No unit vector may be embedded longer than this before it is normalised: float32 holds its square."""
+_FIELDS: dict[str, type] = {
+    "dim": int,
+    "recipe": dict,
+    "seed": int,
+    "encoder": str,
+    "identity": dict,
+    "fingerprint": str,
+    "versions": dict,
+    "history": list,
+    "epoch": int,
+    "sha256": str,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained FENet and where it comes from.
+    """A trained FENet and its origin.
 
     Attributes:
-        net: the network, in evaluation mode.
+        arrays: the weights by name, float32.
+        dim: d, the length of the vectors that it takes.
         recipe, seed: how it was trained.
-        encoder, identity: whose frozen vectors it takes.
-        fingerprint: of the features that it was trained from.
+        encoder, identity: the encoder whose frozen vectors it takes.
+        fingerprint: of the features that it was trained on.
         versions: of felga and torch.
-        history: what each epoch came to, as :class:`felga.fenet.train.Epoch` in json values.
-        epoch: whose weights these are, counted from 1.
+        history: one entry per epoch, :class:`felga.fenet.train.Epoch` as json values.
+        epoch: the one that the weights are from, counted from 1.
+        device: where the network runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
-    net: FENet
+    arrays: Arrays
+    dim: int
     recipe: Recipe
     seed: int
     encoder: str
@@ -57,19 +67,27 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     epoch: int = 0
-
-    @property
-    def dim(self) -> int:
-        """d, the length of the vectors that it takes."""
-        return self.net.dim
+    device: str = "cpu"
 
     @property
     def out(self) -> int:
         """d', the length of the vectors that it gives."""
-        return self.net.out
+        return self.recipe.length_of(self.dim)
+
+    @cached_property
+    def net(self) -> FENet:
+        """The network in evaluation mode, built on first use; two threads may build two equal ones.
+
+        Raises:
+            MissingError: no such device here.
+        """
+        from felga.fenet.model import network
+        from felga.models.device import pick_device
+
+        return network(self.recipe, self.dim, self.arrays).to(pick_device(self.device))
 
     def apply(self, vectors: Vectors, batch: int = 8192) -> Vectors:
-        """Fragment embeddings of frozen vectors (Eq. 8), in evaluation mode, on the network's device.
+        """Fragment embeddings of frozen vectors (Eq. 8), in evaluation mode, on :attr:`device`.
 
         Args:
             vectors: (n, d) float, rows of length 1.
@@ -79,11 +97,14 @@ class Checkpoint:
             (n, d') float32, rows of length 1.
 
         Raises:
-            BadInputError: another length than d, or a NaN.
+            BadInputError: another length than d, or a vector is not finite.
+            MissingError: no such device here.
         """
+        import torch
+
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise BadInputError(f"vectors have the shape {vectors.shape}; this FENet takes (n, {self.dim})")
+            raise BadInputError(f"vectors have shape {vectors.shape}; this FENet takes (n, {self.dim})")
         if not np.isfinite(vectors).all():
             raise BadInputError("a vector has a NaN or an infinity: encode it again")
         device = next(self.net.parameters()).device
@@ -94,15 +115,15 @@ class Checkpoint:
         return np.concatenate(parts) if parts else np.empty((0, self.out), np.float32)
 
     def sha256(self) -> str:
-        """The sha256 of the weights: what an index records about its FENet."""
+        """The sha256 of the weights."""
         digest = hashlib.sha256()
-        for name, value in sorted(arrays_of(self.net).items()):
+        for name, value in sorted(self.arrays.items()):
             digest.update(f"{name}{value.shape}".encode())
             digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the checkpoint: safetensors, whole or not at all."""
+        """Write the checkpoint (safetensors), whole or not at all; errors of :func:`write_arrays`."""
         about = {
             "dim": self.dim,
             "out": self.out,
@@ -116,20 +137,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "sha256": self.sha256(),
         }
-        write_arrays(path, "fenet", arrays_of(self.net), about)
-
-
-def arrays_of(net: FENet) -> Arrays:
-    """A network's weights by name, copied to numpy."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
-
-
-def put_arrays(net: FENet, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Load weights that :func:`arrays_of` gave. BadInputError if they are another network's."""
-    try:
-        net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in arrays.items()})
-    except RuntimeError as error:
-        raise BadInputError("the weights are not those of the network that the recipe describes") from error
+        write_arrays(path, "fenet", self.arrays, about)
 
 
 def load_fenet(
@@ -137,96 +145,104 @@ def load_fenet(
     *,
     encoder: str | None = None,
     identity: Mapping[str, Any] | None = None,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
 ) -> Checkpoint:
     """Read a checkpoint.
 
-    Shapes are compared with the recipe before a network is built, weights must be finite, and a probe must
-    come out finite and of length 1: a checkpoint that would silence a search is refused.
-
     Args:
-        encoder, identity: of the vectors it will be applied to; None: not compared.
-        device: where the network runs; also ``auto``.
+        encoder, identity: of the vectors that it is going to be applied to; None: not checked.
+        device: where the network runs.
 
     Raises:
         NotFoundError: no such file.
-        BadInputError: it is damaged, truncated, not a checkpoint, or computes no finite vectors.
+        BadInputError: it is damaged, truncated or not a checkpoint, or its weights are unusable.
         BadIndexError: it was trained on another encoder's vectors.
-        MissingError: safetensors is not installed, or there is no such device.
     """
     arrays, about = read_arrays(path, "fenet")
-    place = pick_device(device) if isinstance(device, str) else device
     try:
-        checkpoint = _parsed(arrays, about, place)
-        intact = checkpoint.sha256() == about["sha256"]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, FelgaError) as error:
+        checkpoint = _parsed(arrays, about, device)
+    except (BadInputError, ValueError) as error:
         raise BadInputError(
-            f"{path} is not a checkpoint that this felga reads ({error}): train again"
+            f"{shown(path)} is not a checkpoint that this felga reads ({error}): train it again"
         ) from error
-    if not intact:
-        raise BadInputError(f"{path} is damaged: its weights do not match their sha256; train again")
-    _probe(checkpoint, path)
-    _check_encoder(checkpoint, path, encoder, identity)
+    if checkpoint.sha256() != about["sha256"]:
+        raise BadInputError(f"{shown(path)} is damaged, its weights were changed: train it again")
+    if wrong := unusable(checkpoint.recipe, checkpoint.dim, arrays):
+        raise BadInputError(f"{shown(path)} is unusable, {wrong}: train it again")
+    if encoder is not None and encoder != checkpoint.encoder:
+        raise BadIndexError(
+            f"{shown(path)} was trained on vectors of {checkpoint.encoder!r}, not of {encoder!r}: "
+            f"train a FENet on features of {encoder!r}"
+        )
+    if identity is not None and to_json(dict(identity)) != to_json(dict(checkpoint.identity)):
+        raise BadIndexError(
+            f"{shown(path)} was trained on vectors of a different {checkpoint.encoder!r} (other weights or "
+            "preprocessing): train it again on features of this one"
+        )
     return checkpoint
 
 
-def _parsed(arrays: Arrays, about: Mapping[str, Any], device: torch.device) -> Checkpoint:
-    recipe = from_json(about["recipe"])
-    _check_shapes(arrays, recipe, about["dim"])
-    net = build(recipe, about["dim"])
-    put_arrays(net, arrays)
-    if not isinstance(about["identity"], dict) or not isinstance(about["encoder"], str):
-        raise ValueError("it does not say which encoder it belongs to")
+def _parsed(arrays: Arrays, about: Mapping[str, Any], device: str) -> Checkpoint:
+    """A checkpoint whose fields have their types and whose arrays have the shapes of its network.
+
+    Raises:
+        ValueError, BadInputError: says what does not fit.
+    """
+    for name, kind in _FIELDS.items():
+        if type(about.get(name)) is not kind:
+            raise ValueError(f"its {name} is missing or not of type {kind.__name__}")
+    for epoch in about["history"]:
+        if type(epoch) is not dict or not {"epoch", "loss", "rate", "discovery", "assignment"} <= set(epoch):
+            raise ValueError("its history is malformed")
+    recipe, dim = from_json(about["recipe"]), about["dim"]
+    if dim < 1:
+        raise ValueError(f"its dim is {dim}")
+    if len(arrays) != 2 * recipe.layers or {
+        name: (array.shape, array.dtype.name) for name, array in arrays.items()
+    } != {name: (shape, "float32") for name, shape in _shapes(recipe, dim).items()}:
+        raise ValueError("its weights do not have the shapes that its recipe and dim describe")
     return Checkpoint(
-        net=net.eval().to(device),
+        arrays=arrays,
         recipe=recipe,
-        seed=about["seed"],
-        encoder=about["encoder"],
-        identity=about["identity"],
-        fingerprint=about["fingerprint"],
-        versions=about["versions"],
+        device=device,
         history=tuple(about["history"]),
+        **{name: about[name] for name in ("dim", "seed", "encoder", "identity", "fingerprint", "versions")},
         epoch=about["epoch"],
     )
 
 
-def _check_shapes(arrays: Arrays, recipe: Recipe, dim: Any) -> None:
-    """Compare the tensors of a file with those of the network, before anything of its size is allocated.
+def _layers(recipe: Recipe) -> list[str]:
+    """Names of the linear layers in :class:`felga.fenet.model.FENet`, where ReLU and dropout are between."""
+    return [f"net.{3 * layer}" for layer in range(recipe.layers)]
 
-    Raises:
-        ValueError: they differ, or a weight is not finite.
+
+def _shapes(recipe: Recipe, dim: int) -> dict[str, tuple[int, ...]]:
+    widths = [dim, *[recipe.hidden] * (recipe.layers - 1), recipe.length_of(dim)]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, fan_in, fan_out in zip(_layers(recipe), widths, widths[1:], strict=False):
+        shapes[f"{layer}.weight"], shapes[f"{layer}.bias"] = (fan_out, fan_in), (fan_out,)
+    return shapes
+
+
+def unusable(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    """Why weights cannot embed unit vectors, if so: a NaN, an overflow, or vectors without a direction.
+
+    The lengths of the layers' outputs are bounded by Frobenius norms, so finite weights that pass cannot
+    overflow for any unit vector. A few vectors are embedded to see that their length is not 0.
     """
-    if type(dim) is not int or dim < 1 or len(arrays) != 2 * recipe.layers:
-        raise ValueError(f"it has {len(arrays)} tensors and dim {dim!r:.20}")
-    widths = [dim, *[recipe.hidden] * (recipe.layers - 1), dim if recipe.out is None else recipe.out]
-    for layer, (wide, out) in enumerate(pairwise(widths)):
-        for name, shape in ((f"net.{3 * layer}.weight", (out, wide)), (f"net.{3 * layer}.bias", (out,))):
-            if name not in arrays or arrays[name].shape != shape:
-                raise ValueError(f"{name} is missing or has another shape than {shape}")
-            if not np.isfinite(arrays[name]).all():
-                raise ValueError(f"{name} holds values that are not finite")
-
-
-def _probe(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Refuse weights that overflow, or that map unit vectors to zero."""
-    vectors = np.random.default_rng(0).standard_normal((64, checkpoint.dim)).astype(np.float32)
-    embedded = checkpoint.apply(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    if not (np.abs(np.linalg.norm(embedded, axis=1) - 1) <= 1e-3).all():
-        raise BadInputError(f"{path} does not map unit vectors to unit vectors (it overflows): train again")
-
-
-def _check_encoder(
-    checkpoint: Checkpoint, path: str | Path, encoder: str | None, identity: Mapping[str, Any] | None
-) -> None:
-    if encoder is not None and encoder != checkpoint.encoder:
-        raise BadIndexError(
-            f"{path} was trained on vectors of {checkpoint.encoder!r}, not of {encoder!r}: "
-            f"train a FENet on features of {encoder!r}"
-        )
-    if identity is not None and json.dumps(dict(identity), sort_keys=True) != json.dumps(
-        dict(checkpoint.identity), sort_keys=True
-    ):
-        raise BadIndexError(
-            f"{path} was trained on vectors of a different {checkpoint.encoder!r} (other weights or "
-            "preprocessing): train again on features of this one"
-        )
+    bound = 1.0
+    moved = np.random.default_rng(0).standard_normal((4, dim)).astype(np.float32)
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    start = moved
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, layer in enumerate(_layers(recipe)):
+            weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
+            bound = bound * float(np.linalg.norm(weight)) + float(np.linalg.norm(bias))
+            if not bound <= LARGEST:  # NaN, too
+                return "its weights are not finite or overflow"
+            moved = (np.maximum(moved, 0) if number else moved) @ weight.T + bias  # (4, width)
+    if recipe.residual:
+        moved = start + moved
+    if not (np.linalg.norm(moved, axis=1) > 1e-6).all():
+        return "it embeds vectors with length 0"
+    return None

@@ -1,4 +1,4 @@
-"""The frozen fragments of pairs: ragged on disk, one tensor and fixed-shape batches on the device."""
+"""The frozen fragments of image-text pairs: ragged on disk; on the device one tensor and padded batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +16,31 @@ from torch import Tensor
 
 from felga.errors import BadInputError
 from felga.fenet.arrays import read_arrays, write_arrays
-
-Vectors: TypeAlias = npt.NDArray[np.float32]
-Rows: TypeAlias = npt.NDArray[np.int64]
+from felga.files import shown
+from felga.search.segments import check_offsets, check_unit
+from felga.types import Flags, Rows, Vectors
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What FENet is trained from (FELGA, Eq. 2): frozen unit vectors of regions and keywords, by pair.
+    """FENet's training data (FELGA, Eq. 2): frozen unit vectors of regions and keywords, by pair.
 
     Pair ``i`` has the regions ``region_offsets[i]:region_offsets[i + 1]`` and the keywords
-    ``keywords[keyword_ids[keyword_offsets[i]:keyword_offsets[i + 1]]]``. Pairs may differ in how many
-    they have, and may have none; such pairs are kept here and left out of training.
+    ``keywords[keyword_ids[keyword_offsets[i]:keyword_offsets[i + 1]]]``. Their numbers vary, and may be
+    zero; such pairs are kept here and left out of training.
 
     Attributes:
         regions: (n, d) float32, each row of length 1, a pair's regions side by side.
         region_offsets: (p + 1,) int64.
-        keywords: (u, d) float32, each DISTINCT keyword once.
+        keywords: (u, d) float32, each distinct keyword once.
         keyword_ids: (m,) int64, rows of ``keywords``.
         keyword_offsets: (p + 1,) int64.
         pair_ids: p names; empty: "0", "1", ...
-        keyword_texts: u strings, or None when they are not known. Only for people to read.
-        encoder, identity: which encoder made the vectors; goes into the checkpoint.
+        keyword_texts: u strings, or None if unknown; informative only.
+        encoder, identity: the encoder of the vectors; recorded in the checkpoint.
 
     Raises:
-        BadInputError: shapes, offsets or ids that do not fit, a vector that is NaN or not of length 1.
+        BadInputError: shapes, offsets or ids do not fit, or a vector is not finite and of length 1.
     """
 
     regions: Vectors
@@ -54,7 +54,7 @@ class Features:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # frozen: these only bring the arrays to their types
+        put = object.__setattr__  # frozen: this only converts the arrays to their types
         for name in ("regions", "keywords"):
             put(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
         for name in ("region_offsets", "keyword_ids", "keyword_offsets"):
@@ -68,48 +68,41 @@ class Features:
         for name, vectors in (("region", self.regions), ("keyword", self.keywords)):
             if vectors.ndim != 2 or vectors.shape[1] != self.regions.shape[-1]:
                 raise BadInputError(
-                    f"{name} vectors have the shape {vectors.shape}; (n, d) is wanted, d alike for both"
+                    f"{name} vectors have shape {vectors.shape}, expected (n, d) with the same d for both"
                 )
-            lengths = np.linalg.norm(vectors, axis=1)
-            if len(vectors) and not np.all(np.abs(lengths - 1) < 1e-2):  # NaN fails this, too
-                raise BadInputError(f"a {name} vector is NaN or not of length 1: encode them again")
-        for name, offsets, count in (
-            ("region", self.region_offsets, len(self.regions)),
-            ("keyword", self.keyword_offsets, len(self.keyword_ids)),
-        ):
-            if (
-                offsets.ndim != 1
-                or len(offsets) != len(self) + 1
-                or offsets[0] != 0
-                or offsets[-1] != count
-                or (np.diff(offsets) < 0).any()
-            ):
-                raise BadInputError(f"{name} offsets must rise from 0 to {count}, one more than pairs")
+            check_unit(vectors, name)
+        check_offsets(self.region_offsets, len(self.regions))
+        check_offsets(self.keyword_offsets, len(self.keyword_ids))
+        if len(self.keyword_offsets) != len(self.region_offsets):
+            raise BadInputError(
+                f"there are {len(self.region_offsets)} region offsets and {len(self.keyword_offsets)} "
+                "keyword offsets: both need one more than pairs"
+            )
         ids = self.keyword_ids
         if ids.size and (ids.min() < 0 or ids.max() >= len(self.keywords)):
-            raise BadInputError(f"a keyword id is not one of the {len(self.keywords)} keywords")
+            raise BadInputError(f"keyword ids must lie in 0..{len(self.keywords) - 1}, the keywords")
         if len(self.pair_ids) != len(self):
             raise BadInputError(f"{len(self.pair_ids)} pair ids for {len(self)} pairs")
         if self.keyword_texts is not None and len(self.keyword_texts) != len(self.keywords):
             raise BadInputError(f"{len(self.keyword_texts)} keyword texts for {len(self.keywords)} keywords")
 
     def __len__(self) -> int:
-        """How many pairs, those without regions or keywords too."""
+        """Number of pairs, including those without regions or keywords."""
         return max(len(self.region_offsets) - 1, 0)
 
     @property
     def dim(self) -> int:
-        """d, the length of the encoder's vectors."""
+        """d, the length of the vectors."""
         return int(self.regions.shape[1])
 
     @property
     def usable(self) -> Rows:
-        """(p',) int64, the pairs that have regions and keywords: the others can teach nothing."""
+        """(p',) int64, the pairs with regions and keywords: the others teach nothing."""
         return np.flatnonzero((np.diff(self.region_offsets) > 0) & (np.diff(self.keyword_offsets) > 0))
 
     @property
     def left_out(self) -> int:
-        """How many pairs lack regions or keywords."""
+        """Number of pairs without regions or without keywords."""
         return len(self) - len(self.usable)
 
     def fingerprint(self) -> str:
@@ -127,7 +120,7 @@ class Features:
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path) -> None:
-        """Write a features file: safetensors, whole or not at all. MissingError without safetensors."""
+        """Write a features file (safetensors), whole or not at all; errors of :func:`write_arrays`."""
         texts = {"pair_ids": self.pair_ids, "keyword_texts": self.keyword_texts}
         arrays = self._arrays() | {
             name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()
@@ -145,8 +138,7 @@ class Features:
 
         Raises:
             NotFoundError: no such file.
-            BadInputError: it is damaged, of another kind, or does not hold what its fingerprint says.
-            MissingError: safetensors is not installed.
+            BadInputError: it is damaged, of another kind, or does not match its fingerprint.
         """
         arrays, about = read_arrays(path, "features")
         try:
@@ -160,13 +152,15 @@ class Features:
                 identity=about["identity"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInputError(f"{path} lacks a part of a features file ({error}): make it again") from error
+            raise BadInputError(
+                f"{shown(path)} is not a complete features file ({error}): make it again"
+            ) from error
         if made.fingerprint() != about.get("fingerprint"):
-            raise BadInputError(f"{path} does not hold what its fingerprint says: make it again")
+            raise BadInputError(f"{shown(path)} does not match its fingerprint: make it again")
         return made
 
     def take(self, pairs: Rows) -> Features:
-        """These ``pairs`` (q,) int64 alone, in this order; all keywords stay, and so their ids."""
+        """Only ``pairs`` (q,) int64, in this order; all keywords are kept, and so are their ids."""
         pairs = np.asarray(pairs, np.int64)
         rows = {}
         for name in ("region", "keyword"):
@@ -184,11 +178,10 @@ class Features:
         )
 
     def table(self, pairs: Rows, device: str | torch.device = "cpu") -> Table:
-        """Put ``pairs`` on the device: every vector once, and which rows each pair has.
+        """Move ``pairs`` to a device: every vector once, and the rows of each pair.
 
         Args:
             pairs: (q,) int64, pairs with regions and keywords (:attr:`usable`).
-            device: where.
         """
         pairs = np.asarray(pairs, np.int64)
         sides = [
@@ -204,10 +197,10 @@ class Features:
         )
 
 
-def _padded(offsets: Rows, pairs: Rows, values: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
+def _padded(offsets: Rows, pairs: Rows, values: Rows) -> tuple[Rows, Flags]:
     """Ragged rows as a rectangle (q, widest) of ``values``, and which of its cells are real.
 
-    A pad names row 0, a real vector, so that nothing is NaN; only the mask tells it apart.
+    A pad points to row 0, an actual vector, so that nothing is NaN; only the mask marks it as a pad.
     """
     starts, counts = offsets[pairs], np.diff(offsets)[pairs]
     column = np.arange(max(int(counts.max(initial=0)), 1))
@@ -218,14 +211,14 @@ def _padded(offsets: Rows, pairs: Rows, values: Rows) -> tuple[Rows, npt.NDArray
 
 @dataclass(frozen=True)
 class Table:
-    """Pairs on a device: one tensor of vectors, and rectangles that say which of them a pair has.
+    """Pairs on a device: one tensor of vectors, and padded tables of the vectors of each pair.
 
     Attributes:
         vectors: (n + u, d) float32, all regions, then all distinct keywords.
-        rows: (q, r + k) int64 into ``vectors``: r region places, then k keyword places; a pad is row 0.
+        rows: (q, r + k) int64 into ``vectors``: r regions, then k keywords; a pad is row 0.
         real: (q, r + k) bool, False for a pad.
         regions: r.
-        first_keyword: n, where the keywords begin in ``vectors``.
+        first_keyword: n, the row of ``vectors`` where the keywords begin.
     """
 
     vectors: Tensor
@@ -238,11 +231,11 @@ class Table:
         return len(self.rows)
 
     def select(self, index: Tensor) -> Table:
-        """The pairs ``index`` (s,) int64 alone; the vectors are shared, not copied."""
+        """Only the pairs ``index`` (s,) int64; the vectors are shared, not copied."""
         return replace(self, rows=self.rows[index], real=self.real[index])
 
     def batch(self, index: Tensor) -> Batch:
-        """The pairs ``index`` (b,) int64, gathered on the device with shapes that depend on b alone."""
+        """The pairs ``index`` (b,) int64, gathered on the device; shapes depend only on b."""
         rows = self.rows[index]  # (b, r + k)
         return Batch(self.vectors[rows], self.real[index], rows[:, self.regions :], self.regions)
 
@@ -254,7 +247,7 @@ class Batch:
     Attributes:
         vectors: (b, r + k, d) float32.
         real: (b, r + k) bool.
-        keyword_ids: (b, k) int64, alike where two keywords are the same; meaningless where padded.
+        keyword_ids: (b, k) int64, equal for equal keywords; meaningless where padded.
         regions: r.
     """
 
@@ -274,5 +267,5 @@ class Batch:
         return self.real[:, self.regions :]
 
     def frozen_similarity(self) -> Tensor:
-        """(b, r, k): within each pair, the cosine of each region and each keyword, pads included."""
+        """(b, r, k): the cosine of each region and each keyword within each pair, pads included."""
         return self.vectors[:, : self.regions] @ self.vectors[:, self.regions :].transpose(1, 2)

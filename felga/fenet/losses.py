@@ -3,12 +3,12 @@
 Eq. 10 prints a double sum over regions i and keywords j around ``log sum_{L_ij = 1}`` and ``log
 sum_{L_ij = 0}``, whose inner sums reuse i and j. It is read here as the lifted structure that it cites: an
 *anchor* is a row or a column of the similarity matrix, and the inner sums run over that anchor's positives
-and negatives. Both directions are taken, regions as anchors over keywords and keywords as anchors over
+and negatives. Both directions are used: regions as anchors over keywords, and keywords as anchors over
 regions. Each direction is the mean over its anchors instead of the sum, so that the rate does not depend on
-the batch. An anchor without positives or without negatives contributes nothing.
+the batch size. An anchor without positives or without negatives contributes nothing.
 
 With a temperature t, similarities and margins are divided by t inside the exponentials; t = 1 is Eq. 10 as
-printed. As printed, a margin (lambda 1, lambda 2) is a constant: it moves the loss, never its gradient.
+printed. As printed, a margin (lambda 1, lambda 2) is a constant: it shifts the loss, never its gradient.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 
 def _row_sums(values: Tensor, mask: Tensor, usable: Tensor) -> Tensor:
-    """``log sum exp`` over the masked entries of each row; something finite where ``usable`` is False."""
-    # An empty row would give -inf and a NaN gradient: it gets harmless entries, and the weight 0 later.
+    """``log sum exp`` over the masked entries of each row; finite where ``usable`` is False."""
+    # An empty row would give -inf and a NaN gradient: it gets harmless entries here, and weight 0 later.
     return values.masked_fill(~(mask | ~usable[:, None]), -torch.inf).logsumexp(1)  # (anchors,)
 
 
@@ -38,13 +38,13 @@ def lifted_structure(
     Per anchor: ``log sum_pos exp((margin - s) / t) + log sum_neg exp(s / t)``.
 
     Args:
-        similarity: (n, m) float; what stands where neither mask is True does not matter.
+        similarity: (n, m) float; entries where neither mask is True are ignored.
         positive, negative: (n, m) bool, never both.
         margin: lambda 1 (Eq. 10) or lambda 2 (Eq. 12).
         temperature: t > 0.
 
     Returns:
-        () float: mean over row anchors plus mean over column anchors; 0 with a graph if there is none.
+        () float: mean over row anchors plus mean over column anchors; 0 with a graph if there are none.
     """
 
     def one_way(s: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
@@ -59,13 +59,13 @@ def lifted_structure(
 def contrast(
     similarity: Tensor, positive: Tensor, negative: Tensor, *, margin: float, temperature: float = 1.0
 ) -> Tensor:
-    """Lifted structure with each positive by itself, and an end: not in the paper.
+    """A per-positive variant of the lifted structure that saturates (not in the paper).
 
     Per anchor: the mean over its positives p of ``log(1 + exp((margin - s_p) / t) * sum_neg exp(s / t))``.
-    Eq. 10 pulls at an anchor's least similar positive most, which among pseudo-labels is the likeliest to be
-    wrong, and goes on pushing apart what is apart; this does neither. Here the margin moves the gradient.
+    Eq. 10 pulls hardest at an anchor's least similar positive, the pseudo-label most likely to be wrong, and
+    keeps pushing apart what is apart already; this does neither. Here the margin affects the gradient.
 
-    Args, returns: as :func:`lifted_structure`.
+    Args, returns: as of :func:`lifted_structure`.
     """
 
     def one_way(s: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def contrast(
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {"lifted": lifted_structure, "contrast": contrast}
-"""The forms of a loss by the name that a recipe has for them."""
+"""The forms of a loss, by their names in a recipe."""
 
 
 def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: T
 
     Args:
         similarity: (b * r, b * k) float, Eq. 9.
-        real_regions: (b, r) bool; real_keywords: (b, k) bool. A pad never wins.
+        real_regions, real_keywords: (b, r) and (b, k) bool; a pad never wins.
 
     Returns:
         (b, b) float, images by texts; -inf where an image or a text has no fragment.
@@ -101,12 +101,12 @@ def global_similarity(similarity: Tensor, real_regions: Tensor, real_keywords: T
 def owner_similarity(similarity: Tensor, real_regions: Tensor) -> Tensor:
     """Images by keywords: an image scores what its best region scores, as in object discovery (3.1, 4.3).
 
-    The paper has no loss on it. It lies between the local loss, which trusts a frozen similarity for every
-    single region, and the global one (Eq. 11), which asks for one fragment of each side.
+    The paper has no loss on it. It lies between the local loss, which trusts the frozen similarity of every
+    single region, and the global one (Eq. 11), which needs just one fragment of each side.
 
     Args:
         similarity: (b * r, m) float, regions by keyword places.
-        real_regions: (b, r) bool. A pad never wins.
+        real_regions: (b, r) bool; a pad never wins.
 
     Returns:
         (b, m) float; -inf for an image without regions.

@@ -1,50 +1,76 @@
-"""Recipes: everything that a training depends on besides the features and the seed, checked on entry."""
+"""Recipes: everything that a training depends on besides the features and the seed, validated on creation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from felga.errors import BadInputError, did_you_mean
 
 Method: TypeAlias = Literal["dense", "sparse", "dynamic", "global", "felga", "dense+global", "sparse+global"]
-METHODS: tuple[str, ...] = get_args(Method)
-"""Pseudo-labels and losses (FELGA, 4.4, 4.7): ``dense``, ``sparse`` and ``dynamic`` are local alone,
-``global`` is global alone, ``felga`` is dynamic with global."""
+TRAINED: tuple[str, ...] = get_args(Method)
+"""Pseudo-labels and losses (FELGA, 4.4, 4.7): ``dense``, ``sparse`` and ``dynamic`` have the local loss only,
+``global`` the global one only, ``felga`` is dynamic with global."""
 Schedule: TypeAlias = Literal["step", "cosine"]
 Form: TypeAlias = Literal["lifted", "contrast"]
 RESIDUAL_BELOW = 20_000
-"""With fewer pairs than this, ``residual`` is the default recipe, else ``paper``. Measured at 1,526 pairs
-alone, where a prototype of ``paper`` fell below the frozen vectors; where the two cross is a guess."""
+"""With fewer pairs than this, ``residual`` is the default recipe, else ``paper``. Measured only at 1,526
+pairs, where a prototype of ``paper`` fell below the frozen vectors; where the two cross is a guess."""
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": TRAINED,
+    "schedule": get_args(Schedule),
+    "form": get_args(Form),
+}
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("layers", "hidden", "batch", "epochs", "rate", "temperature"), lambda x: x > 0, "above 0"),
+    (("weight_decay", "lambda3", "lambda4", "patience"), lambda x: x >= 0, "at least 0"),
+    (("dropout", "momentum", "validation"), lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    (("drop", "drop_at"), lambda x: 0 < x <= 1, "above 0 and at most 1"),
+)
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if name == "out" and value is None:
+        return
+    if type(value) is not kind:
+        raise BadInputError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInputError(f"{name} must be finite, got {value!r}")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise BadInputError(f"there is no {name} {value!r}; {did_you_mean(str(value), _CHOICES[name])}")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A way to train FENet.
+    """How to train FENet.
 
     Attributes:
-        method: which pseudo-labels and losses.
+        method: pseudo-labels and losses.
         residual: add the network's output to the frozen vector (:class:`felga.fenet.model.FENet`).
-        layers, hidden, out, dropout: the network; ``out`` None means as long as the frozen vectors.
-        rate, momentum, weight_decay, batch, epochs: SGD; a batch counts pairs.
-        schedule: ``step`` multiplies the rate by ``drop`` when the share ``drop_at`` of the epochs is done;
-            ``cosine`` lets it fall from ``rate`` to 0, step by step.
+        layers, hidden, out, dropout: the network; ``out`` None: the length of the frozen vectors.
+        rate, momentum, weight_decay, batch, epochs: SGD; ``batch`` counts pairs.
+        schedule: ``step`` multiplies the rate by ``drop`` after the share ``drop_at`` of the epochs;
+            ``cosine`` lowers it from ``rate`` to 0, step by step.
         form: ``lifted`` structure, the paper's, or ``contrast`` (:mod:`felga.fenet.losses`).
         temperature: divides the similarities in the losses.
         lambda1, lambda2: margins of Eq. 10 and Eq. 12.
-        lambda3: weight of the global loss (Eq. 13).
-        lambda4: weight of the same loss over images and keywords (``owner_similarity`` there), which the
-            paper has not; used where the method has local and global parts. Its margin is lambda1.
-        distinct: mends the limitation that the paper names (5): a keyword that several texts of a batch have
-            counts once, and is no negative of any image whose text has it.
-        validation: share of the pairs held out to choose the best epoch, at most 1,000; 0: train on all
+        lambda3: weight of the global loss relative to the local one (Eq. 13); unused where the method has
+            only one of them, which then has weight 1.
+        lambda4: weight of a loss of images against keywords, not in the paper
+            (:func:`felga.fenet.losses.owner_similarity`); its margin is lambda1; used where the method has a
+            local and a global loss.
+        distinct: addresses the limitation noted in section 5 of the paper: a keyword of several texts of a
+            batch counts once, and is not a negative of any image whose text has it.
+        validation: share of the pairs held out to choose the best epoch, at most 1,000 pairs; 0: train on all
             pairs and keep the last epoch.
-        patience: stop after so many epochs without a better validation score; 0: never.
+        patience: stop after this many epochs without a better validation score; 0: never.
 
     Raises:
-        BadInputError: a value out of its range.
+        BadInputError: a value of the wrong type or out of range.
     """
 
     method: Method = "felga"
@@ -73,32 +99,18 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value, kind = getattr(self, entry.name), type(entry.default)
+            kind = type(entry.default)
+            value = getattr(self, entry.name)
             if kind is float and type(value) is int:
-                object.__setattr__(self, entry.name, float(value))
-            elif type(value) is not kind and not (entry.name == "out" and value is None):
-                raise BadInputError(f"{entry.name} must be of type {kind.__name__}, not {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise BadInputError(f"{entry.name} must be a finite number, not {value!r}")
-        for name, known in (("method", METHODS), ("schedule", get_args(Schedule)), ("form", get_args(Form))):
-            value = getattr(self, name)
-            if value not in known:
-                raise BadInputError(f"there is no {name} {value!r}; {did_you_mean(value, known)}")
-        for name in ("layers", "hidden", "batch", "epochs", "rate", "temperature"):
-            if getattr(self, name) <= 0:
-                raise BadInputError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "lambda3", "lambda4", "patience"):
-            if getattr(self, name) < 0:
-                raise BadInputError(f"{name} must not be below 0, not {getattr(self, name)}")
-        for name in ("dropout", "momentum", "validation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadInputError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        for name in ("drop", "drop_at"):
-            if not 0 < getattr(self, name) <= 1:
-                raise BadInputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
+                object.__setattr__(self, entry.name, value := float(value))
+            _check_type(entry.name, value, kind)
+        for names, holds, words in _RANGES:
+            for name in names:
+                if not holds(value := getattr(self, name)):
+                    raise BadInputError(f"{name} must be {words}, got {value!r}")
         if self.out is not None and (self.residual or self.out < 1):
             raise BadInputError(
-                "out must be None with residual, whose output has the input's length, else > 0"
+                f"out must be None with residual, else at least 1; got {self.out}, residual {self.residual}"
             )
 
     @property
@@ -114,17 +126,21 @@ class Recipe:
 
     @property
     def has_owner(self) -> bool:
-        """Whether the owner loss takes part: only between a local and a global loss."""
+        """Whether the owner loss takes part: only with both a local and a global loss."""
         return self.has_global and self.labels is not None and self.lambda4 > 0
 
+    def length_of(self, dim: int) -> int:
+        """d', the length of the output for vectors of length ``dim``."""
+        return dim if self.out is None else self.out
+
     def rate_at(self, done: float) -> float:
-        """The rate when the share ``done`` of the training is done."""
+        """The rate after the share ``done`` of the training."""
         if self.schedule == "cosine":
             return self.rate * 0.5 * (1 + math.cos(math.pi * done))
         return self.rate * (self.drop if done >= self.drop_at else 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint; :func:`from_json` reads them."""
+        """Json values, read by :func:`from_json`."""
         return asdict(self)
 
 
@@ -146,18 +162,18 @@ RECIPES: dict[str, Recipe] = {
         lambda3=0.4,
         lambda4=2.0,
         distinct=True,
-        # The rate ends at 0: the last epoch is as good as the best, and a tenth more pairs is worth more.
+        # The rate ends at 0, so the last epoch is as good as the best; a tenth more pairs is worth more.
         validation=0.0,
     ),
 }
-"""``paper``: FELGA 4.5. ``residual``: for few pairs, chosen on captions alone (bench/fenet_recipes.py)."""
+"""``paper``: FELGA 4.5. ``residual``: for few pairs, chosen by captions alone (bench/fenet_recipes.py)."""
 
 
 def changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """``base`` with other values.
+    """``base`` with some values replaced.
 
     Raises:
-        BadInputError: no such setting (says the nearest), or a value out of its range.
+        BadInputError: no such setting, or a value of the wrong type or out of range.
     """
     known = tuple(entry.name for entry in fields(Recipe))
     for name in changes:
@@ -171,11 +187,11 @@ def make_recipe(name: str = "auto", *, pairs: int = 0, **changes: Any) -> Recipe
 
     Args:
         name: ``paper``, ``residual``, or ``auto``: ``residual`` below :data:`RESIDUAL_BELOW` pairs.
-        pairs: how many pairs there are to train from; only ``auto`` asks.
+        pairs: number of pairs to train on; only ``auto`` uses it.
         changes: settings of :class:`Recipe`.
 
     Raises:
-        BadInputError: no such recipe or setting (says the nearest), or a value out of its range.
+        BadInputError: no such recipe or setting, or a value of the wrong type or out of range.
     """
     if name == "auto":
         name = "residual" if pairs < RESIDUAL_BELOW else "paper"
@@ -185,5 +201,5 @@ def make_recipe(name: str = "auto", *, pairs: int = 0, **changes: Any) -> Recipe
 
 
 def from_json(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that :meth:`Recipe.to_json` wrote. BadInputError as :func:`changed`."""
+    """The recipe of :meth:`Recipe.to_json`; errors of :func:`changed`."""
     return changed(Recipe(), values)

@@ -1,4 +1,4 @@
-"""A training step of FENet: the loss of a batch (FELGA, 3.2.4) and the update; on CUDA, a recorded graph."""
+"""One training step of FENet: Eq. 13 of a batch, its gradient and the update, without a loop over pairs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from felga.fenet.recipes import Recipe
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 WARM_UP = 3
-"""Steps that CUDA needs before a graph is recorded; their effect is undone."""
+"""Steps that CUDA needs before a graph can be recorded; their effect is undone."""
 
 
 def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False) -> Tensor:
-    """Eq. 13 of one batch, with what the recipe adds.
+    """Eq. 13 of one batch, with the additions of the recipe.
 
-    One forward pass embeds regions and keywords together (Eq. 8): the weights are read once.
+    One forward pass embeds regions and keywords together (Eq. 8): the weights are read once. Without a local
+    loss, the global one has weight 1: lambda 3 weighs it against the local one.
 
     Args:
         bfloat16: multiply by the weights in bfloat16; lengths, similarities and losses stay float32.
@@ -30,7 +31,7 @@ def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False)
         () float32.
     """
     b, r = len(batch.real), batch.regions
-    # The cache of casts must be off: a recorded step would keep the first step's weights.
+    # The cast cache must be off: a recorded step would keep the weights of the first step.
     with torch.autocast(batch.vectors.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
         embedded = net(batch.vectors)  # (b, r + k, d')
     similarity = embedded[:, :r].flatten(0, 1) @ embedded[:, r:].flatten(0, 1).T  # (b * r, b * k), Eq. 9
@@ -66,9 +67,9 @@ def _labels(batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
 
 
 class Stepper:
-    """One optimiser step after another on one network; on CUDA a graph of the whole step, replayed.
+    """Optimiser steps on one network; on CUDA a recorded graph of the whole step is replayed.
 
-    The gather of the batch, both losses, the backward pass and the update are inside; a step reads
+    The graph covers the gather of the batch, the losses, the backward pass and the update. A step reads
     ``index`` and, on CUDA, the rate from the device, and adds its loss to ``loss_sum`` there.
     """
 
@@ -87,7 +88,7 @@ class Stepper:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        # Made here, not at the first step: a recorded step must not be a first one, nor must a resumed one.
+        # Created here: neither a recorded step nor a resumed one may be a first step.
         for weight in net.parameters():
             self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         self.index = torch.arange(batch, device=device) % len(table)  # (batch,)
@@ -95,7 +96,7 @@ class Stepper:
         self.graph = self._record() if self.cuda else None
 
     def __call__(self, index: Tensor, rate: float) -> None:
-        """A step on the pairs ``index`` (batch,) int64, on the device."""
+        """One step on the pairs ``index`` (batch,) int64, on the device."""
         if self.graph is None:
             self.index = index
             self.optimiser.param_groups[0]["lr"] = rate
@@ -107,7 +108,7 @@ class Stepper:
         self.graph.replay()
 
     def take_loss(self) -> float:
-        """The sum of the losses since the last call; waits for the device."""
+        """The sum of the losses since the last call; synchronises with the device."""
         value = float(self.loss_sum)
         self.loss_sum.zero_()
         return value

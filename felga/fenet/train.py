@@ -1,8 +1,7 @@
-"""Training FENet (FELGA, 3.2.4, 4.5): deterministic, resumable, without a loop over pairs in a step."""
+"""Training FENet (FELGA, 3.2.4, 4.5): deterministic and resumable."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,33 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from felga import __version__
 from felga.errors import BadInputError, DivergedError
 from felga.fenet.arrays import Arrays, read_arrays, write_arrays
-from felga.fenet.checkpoint import Checkpoint, arrays_of, build, put_arrays
-from felga.fenet.features import Features, Rows, Table
-from felga.fenet.model import FENet
+from felga.fenet.checkpoint import Checkpoint, unusable
+from felga.fenet.features import Features, Table
+from felga.fenet.model import arrays_of, build, put_arrays
 from felga.fenet.recipes import Recipe, make_recipe
 from felga.fenet.step import Precision, Stepper
 from felga.fenet.validation import Score, Validation
+from felga.files import canonical, shown
 from felga.models.device import pick_device
+from felga.types import Rows
+from felga.version import __version__
 
 MOST_VALIDATION_PAIRS = 1000
-"""More would cost time and change no choice."""
+"""More would cost time without changing which epoch is chosen."""
 LOOK = 50
-"""Steps between two looks at the loss: a look waits for the device."""
+"""Steps between two reads of the loss: a read waits for the device."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a training stands: every :data:`LOOK` steps and at each epoch's end.
+class TrainingStep:
+    """The progress of a training, reported every :data:`LOOK` steps and at the end of each epoch.
 
     Attributes:
         epoch, epochs, step, steps: counted from 1; ``step`` within the epoch.
         loss: mean over the steps since the last report.
         rate: of the last step.
         seconds_left: at the pace so far.
-        score: of the validation, at an epoch's end if there is one.
+        score: of the validation, at the end of an epoch if there is one.
     """
 
     epoch: int
@@ -50,10 +51,20 @@ class Progress:
     seconds_left: float
     score: Score | None = None
 
+    @property
+    def done(self) -> int:
+        """Steps done in all epochs."""
+        return (self.epoch - 1) * self.steps + self.step
+
+    @property
+    def total(self) -> int:
+        """Steps of all epochs."""
+        return self.epochs * self.steps
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch of a finished training, as the checkpoint keeps it: no times, so that it is reproducible."""
+    """One epoch as the checkpoint records it: without times, so that it is reproducible."""
 
     epoch: int
     loss: float
@@ -71,93 +82,87 @@ def train(
     resume: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingStep], None] | None = None,
 ) -> Checkpoint:
-    """Train FENet on the pairs that have regions and keywords.
+    """Train FENet on the pairs that have both regions and keywords.
 
     Deterministic: the same features, recipe, seed, device and threads give the same weights, bit for bit,
-    whether the training was interrupted or not. PyTorch's global random state is left as it was.
+    whether or not the training was interrupted. PyTorch's global random state is left unchanged.
 
     Args:
-        features: the frozen fragments.
         recipe: None: ``make_recipe("auto", pairs=...)``.
         seed: of weights, order, dropout and the split.
-        out: where the checkpoint goes. Meanwhile ``out`` + ``.training`` holds the state after each epoch.
-        resume: go on from that state, or start anew if there is none.
+        out: the checkpoint to write; until it is done, ``out`` + ``.training`` holds the last epoch's state.
+        resume: continue from that state, or start anew if there is none.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: of the products with the weights; ``auto``: bfloat16 on a CUDA device that has it.
-        progress: is told how it goes.
+        precision: of the products with the weights; ``auto``: bfloat16 on a CUDA device that supports it.
+        progress: called with each :class:`TrainingStep`.
 
     Returns:
         The checkpoint of the best epoch by the validation's caption-only score
-        (:mod:`felga.fenet.validation`), the last epoch without one; saved to ``out`` if given.
+        (:mod:`felga.fenet.validation`), or of the last epoch without validation.
 
     Raises:
         BadInputError: fewer than two usable pairs; the state to resume is of another training or damaged.
-        DivergedError: the loss is not a number.
-        MissingError: no such device; safetensors is not installed and ``out`` is given.
+        DivergedError: the loss is not finite, or the network has become unusable.
+        MissingError: no such device.
+        StorageError: the checkpoint or the state cannot be written.
     """
     recipe = recipe or make_recipe("auto", pairs=len(features.usable))
     where = pick_device(device)
-    fit, held = _split(features, recipe, seed)
-    table = features.table(np.concatenate([fit, held]), where)
-    places = torch.arange(len(table), device=where)
-    validation = Validation(table.select(places[len(fit) :])) if len(held) else None
-    if validation is not None and not len(validation.queries):
-        validation = None
-    run = _Run(recipe, seed, table.select(places[: len(fit)]), validation, precision, progress)
-    fingerprint = features.fingerprint()
+    table, validation = _tables(features, recipe, seed, where)
     about: dict[str, Any] = {
         "recipe": recipe.to_json(),
         "seed": seed,
-        "fingerprint": fingerprint,
+        "fingerprint": features.fingerprint(),
         "device": where.type,
         "precision": precision,
     }
     state = None if out is None else Path(f"{out}.training")
-    cuda = [where.index or 0] if where.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        run.begin(features.dim)
+    with torch.random.fork_rng(devices=[where.index or 0] if where.type == "cuda" else []):
+        run = _Run(recipe, seed, table, validation, precision, progress)
         if resume and state is not None and state.exists():
             run.restore(state, about)
         while not run.finished:
             run.epoch()
             if state is not None:
-                run.keep(state, about)
-    put_arrays(run.net, run.best)
-    done = Checkpoint(
-        net=run.net.eval(),
-        recipe=recipe,
-        seed=seed,
-        encoder=features.encoder,
-        identity=features.identity,
-        fingerprint=fingerprint,
-        versions={"felga": __version__, "torch": torch.__version__},
-        history=tuple(asdict(epoch) for epoch in run.history),
-        epoch=run.best_epoch,
-    )
+                run.save(state, about)
+    checkpoint = run.checkpoint(features, about["fingerprint"], str(where))
     if out is not None:
-        done.save(out)
+        checkpoint.save(out)
     if state is not None:
         state.unlink(missing_ok=True)
-    return done
+    return checkpoint
+
+
+def _tables(
+    features: Features, recipe: Recipe, seed: int, device: torch.device
+) -> tuple[Table, Validation | None]:
+    """The pairs to train on, and the validation if any keyword of those held out can be a query."""
+    fit, held = _split(features, recipe, seed)
+    table = features.table(np.concatenate([fit, held]), device)
+    rows = torch.arange(len(table), device=device)
+    validation = Validation(table.select(rows[len(fit) :])) if len(held) else None
+    if validation is not None and not len(validation.queries):
+        validation = None
+    return table.select(rows[: len(fit)]), validation
 
 
 def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:
-    """The pairs to train from and those held out."""
+    """The pairs to train on and those held out."""
     usable = features.usable
     held = min(MOST_VALIDATION_PAIRS, round(recipe.validation * len(usable)))
     if len(usable) - held < 2:
         raise BadInputError(
-            f"{len(usable)} of {len(features)} pairs have both regions and keywords; at least two are needed "
-            "besides the validation's"
+            f"{len(usable)} of {len(features)} pairs have both regions and keywords; training needs at "
+            "least two beside those held out"
         )
     order = np.random.default_rng(seed).permutation(usable)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
 class _Run:
-    """A training under way: what changes from epoch to epoch, and nothing else."""
+    """The state of a training; made and used under one fork of torch's random state."""
 
     def __init__(
         self,
@@ -166,41 +171,38 @@ class _Run:
         table: Table,
         validation: Validation | None,
         precision: Precision,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[TrainingStep], None] | None,
     ) -> None:
         self.recipe, self.seed, self.table, self.validation = recipe, seed, table, validation
-        self.precision, self.progress = precision, progress
+        self.progress = progress
         self.batch = min(recipe.batch, len(table))
         self.steps = len(table) // self.batch
         self.history: list[Epoch] = []
         self.best: Arrays = {}
         self.best_epoch, self.best_score = 0, -np.inf
         self.started, self.done_here = time.monotonic(), 0
-
-    def begin(self, dim: int) -> None:
-        """Make the network from the seed."""
-        torch.manual_seed(self.seed)
-        self.net: FENet = build(self.recipe, dim).to(self.table.vectors.device).train()
-        self.stepper = Stepper(self.net, self.table, self.recipe, self.batch, self.precision)
+        torch.manual_seed(seed)
+        self.net = build(recipe, table.vectors.shape[1]).to(table.vectors.device).train()
+        self.stepper = Stepper(self.net, table, recipe, self.batch, precision)
 
     @property
     def finished(self) -> bool:
-        """All epochs are done, or no better score came for too long."""
+        """All epochs are done, or the score has not improved for too long."""
         done, patience = len(self.history), self.recipe.patience
         tired = self.validation is not None and patience > 0 and done - self.best_epoch >= patience
         return done >= self.recipe.epochs or tired
 
     def epoch(self) -> None:
-        """Every pair once, in an order that hangs on seed and epoch alone; the rest of a batch waits."""
+        """Each pair once, in an order that depends on seed and epoch; the last partial batch is dropped."""
         epoch, recipe, steps = len(self.history), self.recipe, self.steps
         mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        torch.manual_seed(mixed)  # of dropout too: nothing of the past has to be kept
+        torch.manual_seed(mixed)  # also for dropout: no random state has to be saved
         order = torch.randperm(len(self.table))[: steps * self.batch].view(steps, self.batch)
         order = order.to(self.table.vectors.device)
         self.net.train()
         total, since, rate = 0.0, 0, recipe.rate
         for step in range(steps):
-            # A rate by steps falls between epochs, as the paper's does; by cosine it falls at every step.
+            # `step` lowers the rate between epochs, as the paper does; `cosine` at every step.
             done = epoch + step / steps if recipe.schedule == "cosine" else epoch
             rate = recipe.rate_at(done / recipe.epochs)
             self.stepper(order[step], rate)
@@ -212,7 +214,7 @@ class _Run:
                 total += loss
                 self.done_here += since
                 if not last:
-                    self._report(epoch, step, loss / since, rate, None)
+                    self._report(epoch, step, loss / since, rate)
                     since = 0
         score = self.validation.score(self.net.apply_to) if self.validation is not None else None
         self.history.append(
@@ -236,17 +238,39 @@ class _Run:
                 f"with the rate {rate:g}: train with a lower rate"
             )
 
-    def _report(self, epoch: int, step: int, loss: float, rate: float, score: Score | None) -> None:
+    def _report(self, epoch: int, step: int, loss: float, rate: float, score: Score | None = None) -> None:
         if self.progress is None:
             return
         to_do = self.steps * (self.recipe.epochs - epoch) - step - 1
         pace = (time.monotonic() - self.started) / max(self.done_here, 1)
         self.progress(
-            Progress(epoch + 1, self.recipe.epochs, step + 1, self.steps, loss, rate, pace * to_do, score)
+            TrainingStep(epoch + 1, self.recipe.epochs, step + 1, self.steps, loss, rate, pace * to_do, score)
         )
 
-    def keep(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Write everything that the next epoch hangs on."""
+    def checkpoint(self, features: Features, fingerprint: str, device: str) -> Checkpoint:
+        """The best epoch.
+
+        Raises:
+            DivergedError: its weights are not finite, or overflow.
+        """
+        if wrong := unusable(self.recipe, features.dim, self.best):
+            raise DivergedError(f"the trained network is unusable, {wrong}: train with a lower rate")
+        return Checkpoint(
+            arrays=self.best,
+            dim=features.dim,
+            recipe=self.recipe,
+            seed=self.seed,
+            encoder=features.encoder,
+            identity=features.identity,
+            fingerprint=fingerprint,
+            versions={"felga": __version__, "torch": torch.__version__},
+            history=tuple(asdict(epoch) for epoch in self.history),
+            epoch=self.best_epoch,
+            device=device,
+        )
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Write everything that the next epoch depends on."""
         moments = {name: value.cpu().numpy() for name, value in self.stepper.moments().items()}
         groups = {"net": arrays_of(self.net), "moment": moments, "best": self.best}
         arrays = {f"{group}/{name}": value for group, some in groups.items() for name, value in some.items()}
@@ -258,22 +282,33 @@ class _Run:
         write_arrays(path, "training", arrays, {"about": dict(about), "progress": progress})
 
     def restore(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Read what :meth:`keep` wrote. BadInputError if it is of another training."""
-        arrays, kept = read_arrays(path, "training")
-        found, progress = kept["about"], kept["progress"]
-        other = [name for name in about if found.get(name) != json.loads(json.dumps(about[name]))]
-        if other:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BadInputError: it is of another training, or damaged.
+        """
+        arrays, state = read_arrays(path, "training")
+        found, expected = state.get("about"), canonical(dict(about))
+        if not isinstance(found, dict):
+            raise BadInputError(f"{shown(path)} is not the state of a training: start anew")
+        if other := [name for name in expected if found.get(name) != expected[name]]:
             raise BadInputError(
-                f"{path} is the state of a training with another {' and '.join(other)}: "
+                f"{shown(path)} is the state of a training with another {' and '.join(other)}: "
                 "resume with the same ones, or start anew"
             )
         groups: dict[str, Arrays] = {"net": {}, "moment": {}, "best": {}}
-        for name, value in arrays.items():
-            group, _, weight = name.partition("/")
-            groups[group][weight] = value
-        put_arrays(self.net, groups["net"])
-        for name, moment in self.stepper.moments().items():
-            moment.copy_(torch.from_numpy(groups["moment"][name]))
-        self.best, self.best_epoch = groups["best"], progress["best_epoch"]
-        self.best_score = -np.inf if progress["best_score"] is None else progress["best_score"]
-        self.history = [Epoch(**epoch) for epoch in progress["history"]]
+        try:
+            for name, value in arrays.items():
+                group, _, weight = name.partition("/")
+                groups[group][weight] = value
+            put_arrays(self.net, groups["net"])
+            for name, moment in self.stepper.moments().items():
+                moment.copy_(torch.from_numpy(groups["moment"][name]))
+            progress = state["progress"]
+            self.best, self.best_epoch = groups["best"], int(progress["best_epoch"])
+            self.best_score = -np.inf if progress["best_score"] is None else float(progress["best_score"])
+            self.history = [Epoch(**epoch) for epoch in progress["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError, BadInputError) as error:
+            raise BadInputError(
+                f"{shown(path)} is not the state of a training ({error}): start anew"
+            ) from error

@@ -58,6 +58,7 @@ def index(
     fenet: str | Path | None = None,
     prune: bool = False,
     dry_run: bool = False,
+    parts: Parts | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Bring the index in ``out`` in line with ``corpus``: add, change, rename and remove what differs.
@@ -67,6 +68,7 @@ def index(
         fenet: a checkpoint to put on the index; None keeps the current one.
         prune: go ahead even if most of the index would be removed.
         dry_run: only report what would be done; nothing is written.
+        parts: an encoder and proposers that exist already, made with the same ``options``; None: made here.
         progress: called with ``images`` or ``texts``, how many are done, and of how many.
 
     Raises:
@@ -82,7 +84,7 @@ def index(
     out, options = Path(out), options or Options()
     report = Report(out)
     with report.timed("total"), shared_cores():
-        parts = Parts.make(options)
+        parts = parts or Parts.make(options)
         contract = parts.contract()
         _check_target(out)
         scanned = corpus.scan()

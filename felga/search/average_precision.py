@@ -1,17 +1,17 @@
-"""How good a ranking is: average precision, R@k and nDCG@10, exact and blind to the order inside a tie.
+"""How good a ranking is: average precision, R@k and nDCG@10, exact and independent of the order within ties.
 
-Ties are the norm here: two texts that share their best keyword have the same score, bit for bit, and that
-holds for nine texts in ten. So no figure may hang on the order in which tied owners happen to lie:
+Ties are the norm here: two texts with the same best keyword have the same score, bit for bit, and nine texts
+in ten share their best keyword with another. So no metric may depend on how ties are ordered:
 
-* average precision has scikit-learn's convention: one threshold for each distinct score, so an owner counts
-  with the precision at the *end* of its tie. The bounds beside it are what the orders of ties that are best
-  and worst for the relevant owners would get. The convention is never below the worst order; it may be above
-  the best one, where a tie is full of relevant owners that all get the precision of its last.
-* R@k (is any relevant owner among the first k? averaged over queries, a share of success) and nDCG@10 (gains
-  0 or 1, discount ``1 / log2(rank + 1)``) are expected values over all orders of the ties, equally likely.
+* Average precision follows scikit-learn: one threshold per distinct score, so an owner counts with the
+  precision at the *end* of its tie. The bounds beside it are what the best and the worst order of the ties
+  would get. The convention is never below the worst order; it may be above the best one, where a tie is full
+  of relevant owners that all get the precision of its last.
+* R@k (is any relevant owner among the first k?) and nDCG@10 (gains 0 or 1, discount ``1 / log2(rank + 1)``)
+  are expected values over all orders of the ties, equally likely.
 
-Owners are sorted once. A score and its relevance are packed in one integer, so that sorting plain values is
-enough: a bit says relevant, the bits above it say how bad the score is.
+Owners are sorted once. A score and its relevance are packed into one integer, so that sorting plain values
+suffices: the lowest bit says relevant, the bits above it say how bad the score is.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ DEPTH = 10
 """The k of nDCG@k."""
 
 _NARROW = np.float32(1.5)
-"""Scores within this fit 31 bits, which leaves one for the relevance: cosines do."""
+"""Scores up to this, such as cosines, fit into 31 bits, which leaves one for the relevance."""
 _LAST = np.float32(1.75)
-"""What stands for the badness of ``-inf`` there: behind every cosine."""
+"""The badness of ``-inf`` in those bits: worse than every cosine."""
 _SIGN = np.uint32(1 << 31)
 _DISCOUNT = 1.0 / np.log2(np.arange(DEPTH) + 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures of n queries, each in [0, 1]; NaN for a query without any relevant owner.
+    """Metrics of n queries, each in [0, 1]; NaN for a query without any relevant owner.
 
     Attributes:
-        average_precision: (n,) float64, scikit-learn's convention at ties.
+        average_precision: (n,) float64, scikit-learn's convention for ties.
         optimistic: (n,) float64, average precision when each tie has its relevant owners first.
         pessimistic: (n,) float64, average precision when each tie has them last.
         recall: (n, 3) float64, R@1, R@5, R@10: the probability, over the orders of ties, that at least one
             relevant owner is among the first k.
         ndcg: (n,) float64, nDCG@10, expected over the orders of ties.
-        relevant: (n,) int64, how many owners are relevant.
+        relevant: (n,) int64, number of relevant owners.
     """
 
     average_precision: Floats
@@ -63,15 +63,15 @@ class Metrics:
 
 
 def metrics(scores: Scores, relevant: Flags) -> Metrics:
-    """Figures of n queries over the same T owners.
+    """Metrics of n queries over the same T owners.
 
     Args:
-        scores: (n, T) float32, bigger is better; negative and infinite ones are allowed, ``-inf`` is an owner
-            without fragments. Other floats are rounded to float32, which may make ties.
+        scores: (n, T) float32, higher is better; may be negative or infinite, ``-inf`` for an owner without
+            fragments. Other floats are rounded to float32, which may create ties.
         relevant: (n, T) bool.
 
     Raises:
-        BadInputError: a score is NaN, or the shapes are not alike.
+        BadInputError: a score is NaN, or the shapes differ.
 
     >>> found = metrics(np.float32([[0.9, 0.5, 0.5, -0.2]]), np.array([[False, True, False, True]]))
     >>> round(float(found.average_precision[0]), 4)  # precision 1/3 at the tie's end, 2/4 at the last
@@ -83,7 +83,7 @@ def metrics(scores: Scores, relevant: Flags) -> Metrics:
     relevant = np.asarray(relevant, bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
         raise BadInputError(
-            f"scores {scores.shape} and relevant {relevant.shape} must have the one shape (queries, owners)"
+            f"scores {scores.shape} and relevant {relevant.shape} must have the same shape (queries, owners)"
         )
     if np.isnan(scores).any():
         raise BadInputError("a score is NaN: a vector of the query or of a fragment is damaged")
@@ -102,7 +102,7 @@ def average_precision(scores: Scores, relevant: Flags) -> float:
 
 
 def chance(relevant: Rows, owners: int) -> Metrics:
-    """What a random order of distinct scores gets on average, in closed form.
+    """The expected metrics of a random order of distinct scores, in closed form.
 
     With P of n owners relevant and H_n the n-th harmonic number: the owner at rank k is relevant with
     probability P/n, and then each of the k - 1 before it with (P-1)/(n-1), so that
@@ -111,11 +111,11 @@ def chance(relevant: Rows, owners: int) -> Metrics:
         E[R@k] = 1 - C(n - P, k) / C(n, k),
         E[nDCG] = P/n * sum of the discounts / the ideal sum.
 
-    (One score for all owners would get P/n instead: scikit-learn's convention takes the tie's end.)
+    (If all owners had one score, scikit-learn's convention would give P/n, the precision at the tie's end.)
 
     Args:
-        relevant: (n,) int64, how many owners are relevant to each query.
-        owners: how many there are.
+        relevant: (n,) int64, number of owners that are relevant to each query.
+        owners: number of owners.
 
     >>> round(float(chance(np.array([1]), 2).average_precision[0]), 4)  # ranks 1 and 2, equally likely
     0.75
@@ -133,7 +133,7 @@ def chance(relevant: Rows, owners: int) -> Metrics:
 
 
 def precision_recall(scores: Scores, relevant: Flags) -> tuple[Floats, Floats]:
-    """Precision and recall at each distinct score of one query, the best score first.
+    """Precision and recall at each distinct score of one query, best score first.
 
     Args:
         scores: (T,) float32, not NaN.
@@ -143,13 +143,13 @@ def precision_recall(scores: Scores, relevant: Flags) -> tuple[Floats, Floats]:
         precision, recall: (thresholds,) float64 each; recall does not fall and ends at 1.
 
     Raises:
-        BadInputError: nothing is relevant, a score is NaN, or the shapes are not alike.
+        BadInputError: nothing is relevant, a score is NaN, or the shapes differ.
     """
     scores = np.asarray(scores, np.float32)
     relevant = np.asarray(relevant, bool)
     if scores.ndim != 1 or scores.shape != relevant.shape or not relevant.any() or np.isnan(scores).any():
         raise BadInputError(
-            "a curve needs scores without NaN, alike in shape to relevant, of which one is true"
+            "a curve needs scores without NaN and as many relevance flags, at least one of them true"
         )
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -158,8 +158,15 @@ def precision_recall(scores: Scores, relevant: Flags) -> tuple[Floats, Floats]:
     return hits / (ends + 1.0), hits / float(relevant.sum())
 
 
+def empty_metrics(count: int) -> Metrics:
+    """Metrics of ``count`` queries without any relevant owner, in arrays that may be filled in."""
+    one, two, three, ndcg = (np.full(count, np.nan) for _ in range(4))
+    recall = np.full((count, len(CUTOFFS)), np.nan)
+    return Metrics(one, two, three, recall, ndcg, np.zeros(count, np.int64))
+
+
 def pack(scores: Scores, relevant: npt.NDArray[np.uint32]) -> Keys:
-    """One integer for each owner; sorted upwards they are the ranking, best first, relevant last in a tie.
+    """One integer per owner; in ascending order they are the ranking, best first, relevant last in a tie.
 
     Args:
         scores: (n, T) float32 without NaN.
@@ -179,9 +186,9 @@ def pack(scores: Scores, relevant: npt.NDArray[np.uint32]) -> Keys:
 def pack_cosines(scores: Scores, relevant: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """:func:`pack` of scores in [-1.5, 1.5] or ``-inf``, which is not checked; uint32.
 
-    The bits of a positive float grow with its size, those of a negative one turn round when they are
-    complemented. Here the order is that of the badness ``0 - score``, which is never -0.0. Its top exponent
-    bit says only "2 or more", so that shifting the sign out and leaving that bit as the sign loses nothing.
+    The bits of positive floats sort like the floats; those of negative ones do so once complemented. The
+    order is that of the badness ``0 - score``, which is never -0.0. Its top exponent bit only says "2 or
+    more", so shifting the sign out and reusing that bit as the sign loses nothing.
     """
     bad = np.subtract(np.float32(0), scores)
     np.minimum(bad, _LAST, out=bad)
@@ -196,9 +203,9 @@ def pack_cosines(scores: Scores, relevant: npt.NDArray[np.uint32]) -> npt.NDArra
 
 
 def metrics_of_keys(keys: Keys) -> Metrics:
-    """Figures of n queries from the keys of :func:`pack`, each row sorted upwards.
+    """Metrics of n queries from the keys of :func:`pack`, each row in ascending order.
 
-    Relevant owners are last in a tie, so the last relevant one of a tie is the tie's end, and the places of
+    Relevant owners come last in a tie, so the last relevant one of a tie is the tie's end: the positions of
     the relevant owners and of the ends are all that is needed.
 
     Args:
@@ -206,12 +213,11 @@ def metrics_of_keys(keys: Keys) -> Metrics:
     """
     n, owners = keys.shape
     if n == 0 or owners == 0:
-        none = np.full(n, np.nan)
-        return Metrics(none, none, none, np.full((n, len(CUTOFFS)), np.nan), none, np.zeros(n, np.int64))
+        return empty_metrics(n)
     hit = (keys & keys.dtype.type(1)).astype(bool)
     closes = np.ones((n, owners), bool)
     np.greater(keys[:, 1:] ^ keys[:, :-1], 1, out=closes[:, :-1])
-    ends = np.flatnonzero(closes)  # the last place of each tie; places count through all rows
+    ends = np.flatnonzero(closes)  # the last place of each tie; places are numbered through all rows
     places = np.flatnonzero(hit)  # of the relevant owners
     row_at = np.arange(n) * owners
     bounds = np.searchsorted(places, np.append(row_at, n * owners))  # a row's relevant owners
@@ -232,8 +238,8 @@ def metrics_of_keys(keys: Keys) -> Metrics:
     last = np.flatnonzero(closes.ravel()[places])  # the last relevant owner of each tie that has one
     size = np.diff(last, prepend=-1)  # the relevant owners in each of these ties
     exact = size * pessimistic[last]
-    # The best order: the i-th relevant owner of a tie stands at the i-th place of the tie, so that only the
-    # irrelevant owners before the tie are ahead of it. Their number never falls, so it is filled forwards.
+    # The best order puts the i-th relevant owner of a tie at the i-th place of the tie: only the irrelevant
+    # owners before the tie are ahead of it. Their number never falls, so it is filled forwards.
     tie = np.flatnonzero(hit.ravel()[ends])
     start = np.where(tie > 0, ends[tie - 1] + 1, 0)
     first = last - size + 1
@@ -268,7 +274,7 @@ def _top(hit: Flags, closes: Flags, ends: Rows, places: Rows, bounds: Rows) -> t
     np.cumsum(hit[:, :depth], axis=1, out=found[:, 1:])
     before = np.take_along_axis(found, start, axis=1)
     after = np.take_along_axis(found, np.minimum(stop, depth), axis=1)
-    cut = np.searchsorted(places, stop[:, -1:] + row_at) - bounds[:-1, None]  # only the last tie may reach on
+    cut = np.searchsorted(places, stop[:, -1:] + row_at) - bounds[:-1, None]  # only the last tie may go on
     inside = np.where(stop > depth, cut, after) - before
 
     relevant = np.diff(bounds)

@@ -1,4 +1,4 @@
-"""What a training came to: an image of its curves and a tensorboard log."""
+"""The course of a training: its curves as an image, and a TensorBoard log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 from felga.errors import BadInputError, MissingError
 from felga.fenet.checkpoint import Checkpoint
-
-INSTALL = 'pip install "felga[plots]"'
+from felga.show.figures import INSTALL, new_figure, save_figure
 
 
 def loss_curve(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Draw loss and validation score by epoch, with the chosen epoch marked, as a PNG.
+    """Draw loss and validation score per epoch as a PNG, with the chosen epoch marked.
 
     Raises:
         BadInputError: the checkpoint has no history, or the file cannot be written.
@@ -20,14 +19,7 @@ def loss_curve(checkpoint: Checkpoint, path: str | Path) -> None:
     """
     if not checkpoint.history:
         raise BadInputError("the checkpoint has no history to draw")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingError(f"curves need the package {error.name!r}: {INSTALL}") from error
-    figure = Figure(figsize=(7, 4), layout="constrained")  # no pyplot: no global state, no display
-    FigureCanvasAgg(figure)
-    left = figure.add_subplot()
+    figure, left = new_figure((7, 4))
     epochs = [epoch["epoch"] for epoch in checkpoint.history]
     left.plot(epochs, [epoch["loss"] for epoch in checkpoint.history], color="tab:blue", label="loss")
     left.set(xlabel="epoch", ylabel="loss", title=f"FENet, {checkpoint.recipe.method}, {checkpoint.encoder}")
@@ -40,14 +32,11 @@ def loss_curve(checkpoint: Checkpoint, path: str | Path) -> None:
         right.set_ylabel("mAP, captions only")
         right.legend(loc="center right")
     left.legend(loc="upper left")
-    try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
+    save_figure(figure, path, dpi=120, format="png")
 
 
 def tensorboard_log(checkpoint: Checkpoint, folder: str | Path) -> None:
-    """Write loss, rate and validation scores by epoch for tensorboard.
+    """Write loss, rate and validation scores per epoch for TensorBoard.
 
     Raises:
         MissingError: tensorboard is not installed.
@@ -55,7 +44,7 @@ def tensorboard_log(checkpoint: Checkpoint, folder: str | Path) -> None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
-        raise MissingError(f"the log needs the package 'tensorboard': {INSTALL}") from error
+        raise MissingError(f"the log needs tensorboard: {INSTALL}") from error
     with SummaryWriter(str(folder)) as writer:
         for epoch in checkpoint.history:
             for name in ("loss", "rate", "discovery", "assignment"):

@@ -18,7 +18,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import felga
 from felga.errors import BadInputError, BusyError, FelgaError
 from felga.files import sha256_file, shown, write_whole
 from felga.store.manifest import (
@@ -35,6 +34,7 @@ from felga.store.owner_table import OwnerTable
 from felga.store.pieces import build_pieces
 from felga.store.stored import file_entries
 from felga.types import Transform
+from felga.version import __version__
 
 try:
     import fcntl
@@ -139,7 +139,7 @@ def commit(
         texts=tables["texts"],
         files=file_entries(folder, files, known),
         errors=errors,
-        felga=felga.__version__,
+        felga=__version__,
     )
     if manifest != before:
         if before is not None:

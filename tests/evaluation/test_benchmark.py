@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from felga.corpus.coco import CocoCorpus, coco_files
 from felga.errors import BadInputError, NotFoundError
-from felga.evaluation.benchmark import bench_coco, coco_files, encode_split, read_split
+from felga.evaluation.benchmark import bench_coco
+from felga.evaluation.drawings import Drawings
 from felga.evaluation.proposal_recall import as_table, bench_proposals, measure
 from felga.evaluation.protocol import evaluate
+from felga.evaluation.results import to_json
+from felga.evaluation.split import encode_split, read_split
 from felga.indexing import Options
-from tests.cli.test_app import call
+from felga.indexing.parts import Parts
+from tests.cli.calls import call
+from tests.made import CHEAP, toy_module
 
 OPTIONS = Options(device="cpu")
 NAMES = {"cat": 17, "cup": 47, "motorcycle": 4, "person": 1}
@@ -77,13 +85,14 @@ def test_results_of_a_whole_run(capsys, coco, tmp_path):
     # Again: nothing is encoded, and the figures are the same to the bit.
     again = bench_coco(coco, methods=["frozen"], options=OPTIONS, work=tmp_path / "work")
     for task in ("object_discovery", "description_assignment"):
-        assert again["results"]["frozen"][task] == found["results"]["frozen"][task]
+        assert to_json(again.results["frozen"].task(task)) == found["results"]["frozen"][task]
 
 
-def test_a_split_is_what_the_files_say(coco, tmp_path):
+def test_a_split_matches_its_files(coco, tmp_path):
     quiet = lambda *_: None  # noqa: E731
-    encoded = encode_split(coco_files(coco, "val2017"), tmp_path, OPTIONS, None, quiet)
-    split = read_split(encoded, OPTIONS, quiet)
+    parts = Parts.make(OPTIONS)
+    encoded = encode_split(coco_files(coco, "val2017"), tmp_path, parts, None, quiet)
+    split = read_split(encoded, parts.encoder, quiet)
     data = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
     assert split.image_ids == [str(i) for i in range(11, 17)]
     assert split.images == 6
@@ -100,7 +109,51 @@ def test_a_split_is_what_the_files_say(coco, tmp_path):
     first = split.keyword_rows[: split.keyword_offsets[1]]
     assert {"astronaut", "coffee"} <= {split.keywords[i] for i in first}
     entire = evaluate(split.entire())
-    assert entire["object_discovery"]["map"] != evaluate(split)["object_discovery"]["map"]
+    assert entire.object_discovery.map != evaluate(split).object_discovery.map
+
+
+def test_a_run_makes_one_encoder_and_scans_each_corpus_once(coco, tmp_path, toy, monkeypatch):
+    made, scanned = [], []
+    package, scan = toy_module(), CocoCorpus.scan
+    monkeypatch.setattr(package, "Toy", lambda weights, make=package.Toy: made.append(1) or make(weights))
+    monkeypatch.setattr(CocoCorpus, "scan", lambda corpus: scanned.append(1) or scan(corpus))
+    changes = {"epochs": 1, "batch": 4, "hidden": 16}
+    bench_coco(coco, methods=["frozen", "felga"], options=CHEAP, seeds=[0], changes=changes, work=tmp_path)
+    assert (len(made), len(scanned)) == (1, 2)
+
+
+def test_an_encoded_split_is_found_again_from_anywhere_until_its_captions_change(
+    coco, tmp_path, toy, monkeypatch
+):
+    root, quiet = shutil.copytree(coco, tmp_path / "coco"), lambda *_: None
+
+    def read(root):
+        parts = Parts.make(CHEAP)
+        encoded = encode_split(coco_files(root, "val2017"), tmp_path / "work", parts, None, quiet)
+        read_split(encoded, parts.encoder, quiet)
+        return encoded.index.folder
+
+    first = read(root)
+    calls = toy_module().calls
+    calls.clear()
+    monkeypatch.chdir(tmp_path)
+    assert read(Path("coco")) == first
+    assert calls == [], "nothing is encoded again"
+    captions = root / "annotations" / "captions_val2017.json"
+    captions.write_text(captions.read_text().replace("coffee", "tea"))
+    assert read(root) != first
+
+
+def test_method_is_not_a_setting(coco, tmp_path):
+    with pytest.raises(BadInputError, match="each row of its tables has its own"):
+        bench_coco(coco, methods=["felga"], changes={"method": "dense"}, work=tmp_path)
+
+
+def test_a_class_that_cannot_be_drawn_is_refused_before_training(coco, tmp_path, toy, monkeypatch):
+    monkeypatch.setattr("felga.evaluation.benchmark.train", lambda *_, **__: pytest.fail("trained"))
+    drawings = Drawings(tmp_path / "figures", "unicorn")
+    with pytest.raises(BadInputError, match="'unicorn' is not one of the 4 classes"):
+        bench_coco(coco, methods=["felga"], options=CHEAP, work=tmp_path, drawings=drawings)
 
 
 def test_training_images_in_the_test_are_refused(coco, tmp_path):

@@ -1,5 +1,7 @@
 import copy
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +10,11 @@ from felga.errors import BadInputError, NotFoundError
 from felga.evaluation.protocol import evaluate
 from felga.evaluation.results import (
     build_results,
-    check_results,
     commit,
+    from_json,
     machine,
     read_results,
+    to_json,
     write_results,
 )
 
@@ -23,13 +26,12 @@ def make_results():
     frozen = evaluate(split)
     runs = []
     for seed, gain in ((0, 0.0), (1, 0.1), (2, 0.05)):
-        run = copy.deepcopy(frozen)
-        run["object_discovery"]["map"] += gain
-        runs.append({"seed": seed, **run})
+        discovery = replace(frozen.object_discovery, map=frozen.object_discovery.map + gain)
+        runs.append(replace(frozen, object_discovery=discovery, seed=seed))
     return build_results(
         {
-            "entire": [{"seed": None, **evaluate(split.entire())}],
-            "frozen": [{"seed": None, **frozen}],
+            "entire": [evaluate(split.entire())],
+            "frozen": [frozen],
             "felga": runs,
         },
         dataset="a test",
@@ -41,31 +43,33 @@ def make_results():
     )
 
 
-def test_means_of_seeds_stand_on_top():
+def test_means_over_seeds_stand_on_top():
     content = make_results()
-    felga_row, frozen = content["results"]["felga"], content["results"]["frozen"]
-    base = frozen["object_discovery"]["map"]
-    assert felga_row["object_discovery"]["map"] == pytest.approx(base + 0.05)
-    assert felga_row["object_discovery"]["map_std"] == pytest.approx(0.05)
-    assert frozen["object_discovery"]["map_std"] is None
-    assert [run["seed"] for run in felga_row["seeds"]] == [0, 1, 2]
-    assert felga_row["seeds"][1]["object_discovery"]["map"] == pytest.approx(base + 0.1)
-    assert felga_row["object_discovery"]["queries"] == 3  # a count stays a count
-    assert felga_row["object_discovery"]["per_class"]["toaster"] is None
-    assert content["seeds"] == [0, 1, 2]
-    assert content["felga"] == felga.__version__
-    assert content["ceiling"] == {"object_discovery": 0.9, "description_assignment": None}
-    assert content["protocol"]["queries"] == {"object_discovery": 3, "description_assignment": 45}
+    felga_row, frozen = content.results["felga"], content.results["frozen"]
+    base = frozen.object_discovery.map
+    assert felga_row.object_discovery.map == pytest.approx(base + 0.05)
+    assert felga_row.object_discovery.map_std == pytest.approx(0.05)
+    assert frozen.object_discovery.map_std is None
+    assert [run.seed for run in felga_row.seeds] == [0, 1, 2]
+    assert felga_row.seeds[1].object_discovery.map == pytest.approx(base + 0.1)
+    assert felga_row.object_discovery.queries == 3  # a count stays a count
+    assert felga_row.object_discovery.per_class["toaster"] is None
+    assert content.seeds == (0, 1, 2)
+    assert content.felga == felga.__version__
+    assert content.ceiling == {"object_discovery": 0.9, "description_assignment": None}
+    assert content.protocol.queries == {"object_discovery": 3, "description_assignment": 45}
 
 
-def test_written_and_read_again(tmp_path):
+def test_what_is_written_is_read_again(tmp_path):
     content = make_results()
     write_results(content, tmp_path / "deep" / "out.json")
-    assert read_results(tmp_path / "deep" / "out.json") == json.loads(json.dumps(content))
+    assert read_results(tmp_path / "deep" / "out.json") == content
+    written = json.loads((tmp_path / "deep" / "out.json").read_text())
+    assert written["results"]["frozen"]["object_discovery"]["r@5"] is not None
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.json"]
 
 
-def test_no_file_and_no_json(tmp_path):
+def test_missing_and_malformed_files_are_refused(tmp_path):
     with pytest.raises(NotFoundError):
         read_results(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
@@ -91,23 +95,43 @@ def changed(content, value, *path):
     return content
 
 
-def test_the_schema_names_the_place():
-    content = make_results()
+def without_deviation(content):
+    """Older files have no ``map_std`` in the single runs, where there is none."""
+    for entry in content["results"].values():
+        for run in entry["seeds"]:
+            for task in ("object_discovery", "description_assignment"):
+                assert run[task].pop("map_std", None) is None
+    return content
+
+
+@pytest.mark.parametrize("name", ["coco-mini-conse.json", "coco-mini-conse-all-pairs.json"])
+def test_committed_results_keep_their_layout(name):
+    path = Path(__file__).parents[2] / "bench" / "results" / name
+    committed = json.loads(path.read_text())
+    assert without_deviation(to_json(read_results(path))) == without_deviation(committed)
+
+
+def test_a_malformed_file_is_refused_by_the_name_of_its_field():
+    content = to_json(make_results())
     for bad, message in (
-        (without(content, "machine"), "lacks machine"),
+        (without(content, "machine"), "the results file lacks machine"),
         (without(content, "protocol", "ties"), "lacks protocol.ties"),
         (without(content, "results", "felga", "seeds"), "lacks results.felga.seeds"),
-        (without(content, "results", "felga", "seeds", 1, "seed"), r"felga.seeds\[1\].seed"),
-        (changed(content, 44.3, "results", "felga", "object_discovery", "map"), "felga.object_discovery.map"),
+        (changed(content, "x", "results", "felga", "seeds", 1, "seed"), r"felga.seeds\[1\].seed must be int"),
+        (
+            changed(content, 44.3, "results", "felga", "object_discovery", "map"),
+            "discovery.map must be a number",
+        ),
         (changed(content, True, "results", "felga", "object_discovery", "map"), "felga.object_discovery.map"),
         (changed(content, None, "results", "frozen", "description_assignment", "map"), "frozen.descr"),
         (changed(content, content["results"]["felga"], "results", "fenet"), "no method 'fenet'"),
         (changed(content, [], "results", "felga", "seeds"), "seeds is empty"),
+        (changed(content, 5, "results", "felga"), "results.felga must be MethodResults, got"),
         (changed(content, 2015, "year"), "2014 or 2017"),
-        ([], "no object"),
+        ([], "the results file must be Results"),
     ):
         with pytest.raises(BadInputError, match=message):
-            check_results(bad)
+            from_json(bad)
 
 
 def test_a_method_without_runs_is_refused():
@@ -115,7 +139,7 @@ def test_a_method_without_runs_is_refused():
         build_results({"felga": []}, dataset="", year=2017, encoder={}, relevance="box", data={})
 
 
-def test_provenance_holds_no_path():
+def test_provenance_has_no_paths():
     assert set(machine()) == {"processor", "cores", "gpu", "system", "python", "numpy", "torch"}
     assert not any("/" in str(value) and str(value).startswith("/") for value in machine().values())
     found = commit()

@@ -1,4 +1,4 @@
-"""Ragged pairs: kept whole on disk, padded right on the device, refused when they do not fit."""
+"""Ragged pairs: complete on disk, correctly padded on the device, refused if malformed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from felga.errors import BadInputError, NotFoundError
 from felga.fenet.features import Features
 
-from .made import made, with_empty_pairs
+from .pairs import make_pairs, with_empty_pairs
 
 
 def test_pairs_without_fragments_are_left_out_and_counted():
-    features = with_empty_pairs(made(5))
+    features = with_empty_pairs(make_pairs(5))
     assert len(features) == 7
     assert features.left_out == 2
     assert features.usable.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_batch_holds_what_its_pairs_have():
-    features = made(9, seed=1)
+    features = make_pairs(9, seed=1)
     table = features.table(features.usable[2:])
     index = torch.tensor([5, 0, 3])
     batch = table.batch(index)
@@ -39,14 +39,14 @@ def test_a_batch_holds_what_its_pairs_have():
 
 
 def test_shapes_depend_on_the_batch_size_alone():
-    features = made(20, seed=2)
+    features = make_pairs(20, seed=2)
     table = features.table(features.usable)
     shapes = {table.batch(torch.tensor([i, i + 1])).vectors.shape for i in range(19)}
     assert len(shapes) == 1
 
 
-def test_take():
-    features = with_empty_pairs(made(7))
+def test_taken_pairs_keep_their_fragments():
+    features = with_empty_pairs(make_pairs(7))
     some = features.take(np.array([6, 2, 8, 7]))
     assert some.pair_ids == ("6", "2", "8", "7")
     for place, pair in enumerate((6, 2, 8, 7)):
@@ -60,7 +60,7 @@ def test_take():
 
 
 def test_save_and_load(tmp_path):
-    features = with_empty_pairs(made(6))
+    features = with_empty_pairs(make_pairs(6))
     path = tmp_path / "deep" / "some.features"
     features.save(path)
     again = Features.load(path)
@@ -72,8 +72,8 @@ def test_save_and_load(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["some.features"]  # no .part stays
 
 
-def test_the_fingerprint_is_of_everything():
-    features = made(6)
+def test_the_fingerprint_covers_everything():
+    features = make_pairs(6)
     other = features.regions.copy()
     other[0] = -other[0]
     marks = {
@@ -86,11 +86,11 @@ def test_the_fingerprint_is_of_everything():
     assert len(marks) == 5
 
 
-def test_a_damaged_file_is_refused_in_a_sentence(tmp_path):
+def test_a_damaged_file_is_refused_with_one_sentence(tmp_path):
     path = tmp_path / "some.features"
     with pytest.raises(NotFoundError):
         Features.load(path)
-    made(6).save(path)
+    make_pairs(6).save(path)
     whole = path.read_bytes()
     for damaged in (b"", b"not this", whole[:-40], whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(damaged)
@@ -101,16 +101,16 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"regions": np.full((3, 16), np.nan)}, "NaN or not of length 1"),
+        ({"regions": np.full((3, 16), np.nan)}, "region vectors are not of length 1"),
         ({"region_offsets": np.array([0, 1])}, "offsets"),
         ({"keyword_offsets": np.array([0, 99])}, "offsets"),
-        ({"keywords": made(6).keywords[:1]}, "not one of"),
+        ({"keywords": make_pairs(6).keywords[:1]}, "keyword ids must lie in"),
         ({"pair_ids": ("a",)}, "pair ids"),
         ({"keyword_texts": ("a",)}, "keyword texts"),
-        ({"keywords": np.eye(4)}, "shape"),
+        ({"keywords": np.eye(4)}, "have shape"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, words):
-    features = made(6)
+def test_mismatched_parts_are_refused(change, words):
+    features = make_pairs(6)
     with pytest.raises(BadInputError, match=words):
         replace(features, **change)

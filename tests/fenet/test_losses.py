@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from felga.fenet import losses, step, train
-from felga.fenet.recipes import METHODS, make_recipe
+from felga.fenet import losses, model, step
+from felga.fenet.recipes import TRAINED, make_recipe
 
-from .made import made
+from .pairs import make_pairs
 
 
 def lifted_loop(s, positive, negative, margin, t):
@@ -40,15 +40,15 @@ def test_lifted_structure(temperature):
     s = torch.from_numpy(rng.uniform(-1, 1, (6, 5)))
     positive, negative = masks(rng, 6, 5)
     got = losses.lifted_structure(s, positive, negative, margin=0.5, temperature=temperature)
-    wanted = lifted_loop(s.numpy(), positive.numpy(), negative.numpy(), 0.5, temperature)
-    assert float(got) == pytest.approx(wanted, rel=1e-12)
+    expected = lifted_loop(s.numpy(), positive.numpy(), negative.numpy(), 0.5, temperature)
+    assert float(got) == pytest.approx(expected, rel=1e-12)
 
 
 def test_contrast():
     rng = np.random.default_rng(6)
     s = rng.uniform(-1, 1, (6, 5))
     positive, negative = masks(rng, 6, 5)
-    wanted = 0.0
+    expected = 0.0
     for scores, pos, neg in ((s, positive, negative), (s.T, positive.T, negative.T)):
         anchors = []
         for i in range(len(scores)):
@@ -56,9 +56,9 @@ def test_contrast():
             pulls = [math.exp((0.1 - scores[i, j]) / 0.2) for j in range(len(scores[i])) if pos[i, j]]
             if push and pulls:
                 anchors.append(sum(math.log(1 + pull * push) for pull in pulls) / len(pulls))
-        wanted += sum(anchors) / len(anchors)
+        expected += sum(anchors) / len(anchors)
     got = losses.contrast(torch.from_numpy(s), positive, negative, margin=0.1, temperature=0.2)
-    assert float(got) == pytest.approx(wanted, rel=1e-12)
+    assert float(got) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_margin_is_a_constant():
@@ -119,10 +119,10 @@ def test_global_similarity_ignores_pads():
     got = losses.global_similarity(s.masked_fill(~real, 0.0), v, k)
     for n in range(3):
         for m in range(3):
-            wanted = max(
+            expected = max(
                 float(s[n * 3 + i, m * 2 + j]) for i in range(3) for j in range(2) if v[n, i] and k[m, j]
             )
-            assert float(got[n, m]) == wanted
+            assert float(got[n, m]) == expected
 
 
 def test_global_similarity_of_nothing():
@@ -141,19 +141,19 @@ def test_owner_similarity():
             assert float(got[n, j]) == max(float(s[n * 3 + i, j]) for i in range(3) if v[n, i])
 
 
-def test_total():
+def test_the_total_is_equation_13():
     parts = torch.tensor([2.0, 3.0])
     assert losses.total(parts[0], parts[1], 0.2).item() == pytest.approx(2.6)  # Eq. 13
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_batch_does_not_depend_on_its_pads(method):
     """The whole loss in float64, once padded and once fragment by fragment."""
-    features = made(8, seed=5)
+    features = make_pairs(8, seed=5)
     table = features.table(features.usable)
     batch = table.batch(torch.tensor([1, 6, 3, 0]))
     recipe = make_recipe("paper", method=method, hidden=8, out=5, layers=2, temperature=0.5)
-    net = train.build(recipe, features.dim).eval()
+    net = model.build(recipe, features.dim).eval()
     got = step.batch_loss(net, batch, recipe).item()
     with torch.no_grad():
         f = net(batch.vectors)
@@ -172,11 +172,11 @@ def test_a_batch_does_not_depend_on_its_pads(method):
             "dynamic": own >= own.mean() - 1e-6,
         }[recipe.labels or "dense"]
         positive[np.ix_(row == n, column == n)] = rule
-    wanted = 0.0
+    expected = 0.0
     if recipe.labels:
-        wanted += lifted_loop(s, positive, ~positive, 0.5, 0.5)
+        expected += lifted_loop(s, positive, ~positive, 0.5, 0.5)
     if recipe.has_global:
         pairs = np.array([[s[np.ix_(row == n, column == m)].max() for m in range(4)] for n in range(4)])
         eye = np.eye(4, dtype=bool)
-        wanted += (0.2 if recipe.labels else 1.0) * lifted_loop(pairs, eye, ~eye, 0.5, 0.5)
-    assert got == pytest.approx(wanted, rel=1e-5)
+        expected += (0.2 if recipe.labels else 1.0) * lifted_loop(pairs, eye, ~eye, 0.5, 0.5)
+    assert got == pytest.approx(expected, rel=1e-5)

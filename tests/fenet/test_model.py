@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from felga.fenet.checkpoint import build
+from felga.fenet.model import build
 from felga.fenet.recipes import make_recipe
 
 
@@ -42,8 +42,8 @@ def test_the_output_has_length_one_in_any_batch():
     assert net.apply_to(x[:0]).shape == (0, 5)
 
 
-def test_residual_gives_what_it_takes():
+def test_residual_keeps_the_length_of_the_input():
     from felga.fenet.model import FENet
 
-    with pytest.raises(ValueError, match="gives what it takes"):
+    with pytest.raises(ValueError, match="input's length 6, got 5"):
         FENet(6, 8, 5, dropout=0.0, residual=True)

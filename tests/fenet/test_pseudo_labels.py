@@ -8,17 +8,17 @@ import torch
 
 from felga.fenet import pseudo_labels as pl
 
-from .made import made
+from .pairs import make_pairs
 
 
 @pytest.fixture
 def batch():
-    features = made(9, seed=3)
+    features = make_pairs(9, seed=3)
     return features.table(features.usable).batch(torch.tensor([4, 0, 7, 2, 5]))
 
 
 def loop(batch, method):
-    """Eq. 3, 4 and 6 pair by pair, on the real fragments alone."""
+    """Eq. 3, 4 and 6 pair by pair, on the real fragments only."""
     s = batch.frozen_similarity().double().numpy()
     out = np.zeros(s.shape, bool)
     for n in range(len(s)):
@@ -45,7 +45,7 @@ def test_within_pairs(batch):
     assert np.array_equal(pl.dynamic(s, v, t), loop(batch, "dynamic"))
 
 
-def test_a_pad_moves_neither_mean_nor_maximum():
+def test_a_pad_affects_neither_mean_nor_maximum():
     s = torch.tensor([[[0.1, 0.2, 9.0], [0.3, -0.4, 9.0], [9.0, 9.0, 9.0]]])
     v, t = torch.tensor([[True, True, False]]), torch.tensor([[True, True, False]])
     assert pl.dynamic(s, v, t)[0].int().tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0]]
@@ -77,9 +77,9 @@ def test_local_labels_lie_on_the_pairs(batch):
     for i in range(b * r):
         for j in range(b * k):
             real = bool(batch.real_regions[i // r, i % r] and batch.real_keywords[j // k, j % k])
-            wanted = i // r == j // k and bool(labels[i // r, i % r, j % k])
-            assert bool(positive[i, j]) == wanted
-            assert bool(negative[i, j]) == (real and not wanted)
+            expected = i // r == j // k and bool(labels[i // r, i % r, j % k])
+            assert bool(positive[i, j]) == expected
+            assert bool(negative[i, j]) == (real and not expected)
 
 
 def test_distinct_labels_follow_the_keyword(batch):
@@ -101,9 +101,9 @@ def test_distinct_labels_follow_the_keyword(batch):
                 assert bool(owns[m, at]) == any(int(ids[m, a]) == word and real[m, a] for a in range(k))
         for m in range(b):
             for i in range(r):
-                wanted = counts and any(
+                expected = counts and any(
                     real[m, a] and int(ids[m, a]) == word and labels[m, i, a] for a in range(k)
                 )
-                assert bool(positive[m * r + i, at]) == wanted
+                assert bool(positive[m * r + i, at]) == expected
                 region = bool(batch.real_regions[m, i])
-                assert bool(negative[m * r + i, at]) == (region and counts and not wanted)
+                assert bool(negative[m * r + i, at]) == (region and counts and not expected)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from felga.errors import DivergedError
 from felga.fenet.validation import COMMONEST, RAREST, Validation
 
-from .made import made
+from .pairs import make_pairs
 
 
-def test_score_is_that_of_plain_loops():
+def test_score_equals_plain_loops():
     metrics = pytest.importorskip("sklearn.metrics")
-    features = made(40, seed=7)
+    features = make_pairs(40, seed=7)
     pairs = np.arange(5, 35)
     v = [features.regions[slice(*features.region_offsets[p : p + 2])] for p in pairs]
     ids = [features.keyword_ids[slice(*features.keyword_offsets[p : p + 2])] for p in pairs]
@@ -42,10 +43,18 @@ def test_score_is_that_of_plain_loops():
 
 
 def test_without_a_query_there_is_no_score():
-    features = made(12, words=4)  # each word is in more than half of the texts, or all are
+    features = make_pairs(12, words=4)  # each word is in more than half of the texts, or all are
     everywhere = np.tile(np.arange(4), len(features))
     features = type(features)(
         features.regions, features.region_offsets, features.keywords, everywhere, np.arange(13) * 4
     )
     score = Validation(features.table(features.usable)).score(lambda x: x)
     assert np.isnan(score.mean)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e30, float("nan")])
+def test_a_network_that_embeds_nonsense_has_diverged(factor):
+    features = make_pairs(40, seed=7)
+    judge = Validation(features.table(features.usable))
+    with pytest.raises(DivergedError, match="output is unusable.*lower rate"):
+        judge.score(lambda x: x * factor)

@@ -32,7 +32,7 @@ def made(tmp_path, toy):
     return folder, out
 
 
-def test_a_second_run_finds_nothing_to_do(made, toy, monkeypatch):
+def test_a_second_run_has_nothing_to_do(made, toy, monkeypatch):
     folder, out = made
     before = state(out)
     nothing_may_be_encoded(monkeypatch)
@@ -57,7 +57,7 @@ def test_added_changed_and_removed(made):
     assert rows(out) == rows(fresh)
 
 
-def test_a_new_name_costs_no_encoding(made, monkeypatch):
+def test_renaming_costs_no_encoding(made, monkeypatch):
     folder, out = made
     (folder / "sub").mkdir()
     for ending in ("png", "txt"):
@@ -90,7 +90,7 @@ def test_an_unmounted_corpus_loses_nothing(made):
     assert state(out) == before
 
 
-def test_other_options_are_refused_by_name(made):
+def test_different_options_are_refused_and_named(made):
     folder, out = made
     for other, what in (
         (
@@ -107,7 +107,7 @@ def test_other_options_are_refused_by_name(made):
             run(folder, out, other)
 
 
-def test_a_first_run_that_was_not_finished_refuses_other_options(tmp_path, toy, monkeypatch):
+def test_an_unfinished_first_run_refuses_different_options(tmp_path, toy, monkeypatch):
     folder, out = tmp_path / "corpus", tmp_path / "index"
     write(folder, ["a"])
     with monkeypatch.context() as patched:
@@ -122,14 +122,14 @@ def interrupt(what):
     raise KeyboardInterrupt
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, toy):
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, toy):
     write(tmp_path / "corpus", ["a"])
     with pytest.raises(BadInputError, match="holds 'a.png' and is not an index"):
         run(tmp_path / "corpus", tmp_path / "corpus")
     assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == ["a.png", "a.txt"]
 
 
-def test_a_second_writer_is_refused_and_a_reader_goes_on(made, monkeypatch):
+def test_a_second_writer_is_refused_while_readers_continue(made, monkeypatch):
     folder, out = made
     write(folder, ["q1"])
     inside, go = threading.Event(), threading.Event()
@@ -155,7 +155,7 @@ def test_a_second_writer_is_refused_and_a_reader_goes_on(made, monkeypatch):
     assert len(Engine.open(out).search("p1", k=99)) == 11
 
 
-def test_the_bad_pack_is_read_or_quarantined_aloud(tmp_path, toy):
+def test_bad_images_are_read_or_quarantined_with_a_reason(tmp_path, toy):
     folder, out = tmp_path / "pack", tmp_path / "index"
     expected = write_bad_pack(folder)
     report = run(folder, out)
@@ -180,7 +180,7 @@ def test_the_bad_pack_is_read_or_quarantined_aloud(tmp_path, toy):
     assert rows(out)["whole.png"] == rows(tmp_path / "alone-index")["whole.png"]
 
 
-def test_a_quarantined_image_that_was_mended_comes_in(tmp_path, toy):
+def test_a_repaired_image_leaves_quarantine(tmp_path, toy):
     folder, out = tmp_path / "corpus", tmp_path / "index"
     write(folder, ["a", "b"])
     good = (folder / "a.png").read_bytes()

@@ -91,5 +91,5 @@ def test_bad_checkpoints(file, tmp_path):
     with pytest.raises(BadInputError, match="is not a checkpoint of fasterrcnn_resnet50_fpn: it lacks"):
         torchvision(f"fasterrcnn_resnet50_fpn/{file}", device="cpu").propose(IMAGES[:1], 3)
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    with pytest.raises(BadInputError, match="no tensors by name"):
+    with pytest.raises(BadInputError, match="no named tensors"):
         torchvision(f"{NAME}/{tmp_path}/list.pth", device="cpu").propose(IMAGES[:1], 3)

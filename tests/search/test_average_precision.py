@@ -7,7 +7,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from felga.errors import BadInputError
 from felga.search.average_precision import average_precision, chance, metrics, precision_recall
-from tests.evaluation import reference
+
+from . import reference
 
 
 def check_against_sklearn(scores, relevant):
@@ -16,8 +17,8 @@ def check_against_sklearn(scores, relevant):
         if relevant[row].any():
             # scikit-learn takes no infinity: any finite score below all others ranks alike
             finite = np.where(np.isneginf(scores[row]), np.float64(-1e39), scores[row].astype(np.float64))
-            wanted = average_precision_score(relevant[row], finite)
-            assert found.average_precision[row] == pytest.approx(wanted, abs=1e-12)
+            expected = average_precision_score(relevant[row], finite)
+            assert found.average_precision[row] == pytest.approx(expected, abs=1e-12)
             assert found.pessimistic[row] <= found.average_precision[row] + 1e-12
             assert found.pessimistic[row] <= found.optimistic[row] + 1e-12
         else:
@@ -105,10 +106,10 @@ def test_bounds_and_expectations_over_every_order_of_ties(steps):
             reference.grouped_precision(scores, relevant), abs=1e-12
         )
         for column, k in enumerate((1, 5, 10)):
-            wanted = np.mean([reference.success_of_order(flags, k) for flags in every])
-            assert found.recall[0, column] == pytest.approx(wanted, abs=1e-12)
-        wanted = np.mean([reference.ndcg_of_order(flags) for flags in every])
-        assert found.ndcg[0] == pytest.approx(wanted, abs=1e-12)
+            expected = np.mean([reference.success_of_order(flags, k) for flags in every])
+            assert found.recall[0, column] == pytest.approx(expected, abs=1e-12)
+        expected = np.mean([reference.ndcg_of_order(flags) for flags in every])
+        assert found.ndcg[0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_tie_across_the_tenth_rank():
@@ -186,9 +187,9 @@ def test_precision_recall_equals_sklearn():
     scores = (g.integers(-6, 6, 60) / 8).astype(np.float32)
     relevant = g.random(60) < 0.3
     precision, recall = precision_recall(scores, relevant)
-    wanted_precision, wanted_recall, _ = precision_recall_curve(relevant, scores)
-    np.testing.assert_allclose(precision[::-1], wanted_precision[:-1], atol=1e-12)
-    np.testing.assert_allclose(recall[::-1], wanted_recall[:-1], atol=1e-12)
+    expected_precision, expected_recall, _ = precision_recall_curve(relevant, scores)
+    np.testing.assert_allclose(precision[::-1], expected_precision[:-1], atol=1e-12)
+    np.testing.assert_allclose(recall[::-1], expected_recall[:-1], atol=1e-12)
     scores[:4] = -np.inf  # tie with each other
     assert len(precision_recall(scores, relevant)[0]) == len(set(scores))
     with pytest.raises(BadInputError, match="true"):

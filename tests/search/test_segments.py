@@ -27,8 +27,8 @@ def test_best_fragment_of_each_owner_against_a_loop(owners):
 
 @given(st.lists(st.one_of(FEW, st.just(-np.inf)), max_size=20), st.integers(0, 25))
 def test_top_owners_against_a_sort(best, k):
-    wanted = [i for _, i in sorted((-score, i) for i, score in enumerate(best) if score > -np.inf)][:k]
-    assert top_owners(np.array(best, np.float32), k).tolist() == wanted
+    expected = [i for _, i in sorted((-score, i) for i, score in enumerate(best) if score > -np.inf)][:k]
+    assert top_owners(np.array(best, np.float32), k).tolist() == expected
 
 
 def test_nan_is_refused():

@@ -40,3 +40,11 @@ def test_without_matplotlib_the_line_to_install_is_said(monkeypatch, tmp_path):
 def test_matplotlib_is_loaded_only_when_drawing():
     code = "import sys, felga.show.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_figure_that_cannot_be_written_is_one_sentence(tmp_path):
+    pytest.importorskip("matplotlib")
+    recall = np.linspace(0, 1, 3)
+    for path in (tmp_path / "missing" / "curve.png", tmp_path / "curve.nonsense"):
+        with pytest.raises(BadInputError, match="cannot be written"):
+            precision_recall_figure({"frozen": (recall, recall)}, path)

@@ -72,7 +72,7 @@ def trained(capsys, demo_copy, tmp_path):
     return out
 
 
-def test_train_apply_search_and_take_off(capsys, demo_copy, trained, tmp_path):
+def test_train_apply_search_and_remove(capsys, demo_copy, trained, tmp_path):
     before = Engine.open(demo_copy, device="cpu").search("cat", k=16)
     _, err = call(capsys, "fenet", "apply", trained, "--index", demo_copy)
     assert "384 dimensions" in err
@@ -105,7 +105,7 @@ def test_a_sync_keeps_the_fenet(demo_copy, demo, trained):
     assert verify(demo_copy)[1] == []
 
 
-def test_a_features_file_trains_the_same(capsys, trained, tmp_path):
+def test_a_features_file_trains_the_same_network(capsys, trained, tmp_path):
     features = tmp_path / "f.safetensors"
     assert len(Features.load(features)) == 16
     more = ["--set", "epochs=2", "--set", "batch=4", "--device", "cpu", "--plot", tmp_path / "loss.png"]
@@ -125,7 +125,7 @@ def test_a_fenet_of_another_encoder_is_refused(trained, tmp_path, toy):
     assert (tmp_path / "other" / "manifest.json").read_bytes() == before
 
 
-def test_words_that_are_wrong(capsys, demo_copy, tmp_path):
+def test_wrong_arguments_are_one_sentence(capsys, demo_copy, tmp_path):
     out = ["--out", tmp_path / "x.safetensors"]
     _, err = call(capsys, "train", demo_copy, *out, "--set", "epoch=3", code=2)
     assert "no setting 'epoch'; did you mean 'epochs'" in err

@@ -1,4 +1,4 @@
-"""Small made-up pairs for the tests of this folder: concepts with a direction each, seen and named."""
+"""Small synthetic pairs: concepts with a direction each, seen and named."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def made(pairs: int = 60, dim: int = 16, words: int = 12, seed: int = 0) -> Features:
-    """Ragged pairs: 1 to 4 concepts each, as keywords and as regions that are turned and noisy."""
+def make_pairs(pairs: int = 60, dim: int = 16, words: int = 12, seed: int = 0) -> Features:
+    """Ragged pairs: 1 to 4 concepts each, as keywords and as regions that are rotated and noisy."""
     rng = np.random.default_rng(seed)
     named = unit(rng.normal(size=(words, dim)))
     turn = np.eye(dim) + 0.45 * rng.normal(size=(dim, dim))

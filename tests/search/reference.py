@@ -1,4 +1,4 @@
-"""Plain loops that say what the evaluation must give; nothing of felga.evaluation is used here."""
+"""Plain loops that define the expected results; nothing of felga is used here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import log2
 
 
 def orders(scores, relevant):
-    """Every order of the owners by falling score, as lists of relevance; ties in all their orders."""
+    """Every order of the owners by falling score, as lists of relevance; every order of ties."""
     groups = {}
     for score, flag in zip(scores, relevant, strict=True):
         groups.setdefault(float(score), []).append(bool(flag))
@@ -27,7 +27,7 @@ def precision_of_order(flags):
 
 
 def grouped_precision(scores, relevant):
-    """Average precision with one threshold for each distinct score."""
+    """Average precision with one threshold per distinct score."""
     total = 0.0
     for threshold in sorted(set(map(float, scores)), reverse=True):
         taken = [bool(flag) for score, flag in zip(scores, relevant, strict=True) if score >= threshold]
@@ -49,7 +49,7 @@ def ndcg_of_order(flags, k=10):
 
 
 def best_fragment_scores(query, fragments, rows, offsets):
-    """What each owner scores for a query, in double precision."""
+    """The score of each owner for a query, in double precision."""
     scores = []
     for start, stop in itertools.pairwise(offsets):
         cosines = [
