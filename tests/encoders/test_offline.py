@@ -41,7 +41,11 @@ assert not attempts, attempts
 
 def run(tmp_path: Path, kind: str, name: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
+    environment |= {
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "TORCH_HOME": str(tmp_path / "torch"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", CODE, kind, name], capture_output=True, text=True, env=environment, timeout=300
     )
@@ -49,7 +53,9 @@ def run(tmp_path: Path, kind: str, name: str) -> str:
     return done.stdout.strip()
 
 
-REASON = "is not on this machine, and is not downloaded only because an index names it: name the encoder yourself"
+REASON = (
+    "is not on this machine, and is not downloaded only because an index names it: name the encoder yourself"
+)
 
 
 @pytest.mark.parametrize(

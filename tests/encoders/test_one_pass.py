@@ -18,7 +18,9 @@ def test_roi_align_is_torchvisions(height, width, bins, samples):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(8, height, width, generator=generator)
     rows = torch.rand(200, 4, generator=generator) * torch.tensor([width, height] * 2) * STRIDE * 1.4 - 20
-    rows[:150, 2:] = rows[:150, :2] + torch.rand(150, 2, generator=generator) * 100  # the others may be inverted
+    rows[:150, 2:] = (
+        rows[:150, :2] + torch.rand(150, 2, generator=generator) * 100
+    )  # the others may be inverted
     rows[150] = torch.tensor([0, 0, width, height]) * STRIDE
     rows[151] = torch.tensor([5, 5, 5, 5])
     expected = reference(features[None], [rows], bins, 1 / STRIDE, samples, aligned=True)
