@@ -12,20 +12,17 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.pretrained import download_pretrained_from_url, get_pretrained_cfg
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from felga.encoders.crops import Preprocessing
 from felga.encoders.inputs import check_options
 from felga.encoders.one_pass import STRIDE, OnePass
-from felga.encoders.open_clip_model import build_tokenizer, build_tower
+from felga.encoders.open_clip_model import build_tokenizer, build_tower, preprocess_settings
 from felga.encoders.towers import Tower, TwoTowers
 from felga.errors import BadInputError, MissingError, NotFoundError, did_you_mean
 from felga.files import read_regular, to_json
@@ -181,7 +178,7 @@ class Clip(TwoTowers):
             )
         architecture, rest = "-".join(parts[: cuts[0]]), "/".join(parts[cuts[0] :])
         self._config = open_clip.get_model_config(architecture)
-        if tag := get_pretrained_cfg(architecture, rest):
+        if tag := open_clip.get_pretrained_cfg(architecture, rest):
             self._model = f"clip:{architecture}/{rest}"
             self._preprocess, self._source = tag, tag
             if tag.get("quick_gelu", False):  # or the vectors are silently wrong, as for ViT-B-32/openai
@@ -218,7 +215,7 @@ class Clip(TwoTowers):
             return _tag_file(f"the weight file of {self.name}", self._source)
 
     def _read_preprocessing(self) -> Preprocessing:
-        settings = merge_preprocess_dict(asdict(PreprocessCfg()), self._preprocess)
+        settings = preprocess_settings(self._preprocess)
         size = self._config["vision_cfg"].get("image_size", settings["size"])
         height, width = (size, size) if isinstance(size, int) else size
         return Preprocessing(
@@ -270,6 +267,6 @@ def _tag_file(wanted: str, tag: dict[str, Any]) -> Path:
     if not cached.is_file():
         require_network(tag["url"], wanted)
     try:
-        return Path(download_pretrained_from_url(tag["url"]))
+        return Path(open_clip.download_pretrained_from_url(tag["url"]))
     except (OSError, RuntimeError) as error:
         raise MissingError(f"cannot download {wanted}: {first_line(error)}") from error

@@ -1,13 +1,14 @@
-"""What clip needs of open_clip beyond its names: one tower, built and loaded strictly, and the tokenizer.
+"""What clip needs of open_clip's internals: one tower, built and loaded strictly; tokenizer; preprocessing.
 
 open_clip's own factory builds both towers, reads whatever keys fit, and asks the hub for what a configuration
-names. This module is the only one that depends on open_clip's internals; a test compares it with
+names. Only this module depends on more than open_clip's public names; a test compares it with
 ``open_clip.create_model_and_transforms``.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +26,11 @@ try:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
     from open_clip.transformer import LayerNormFp32
+except ModuleNotFoundError:  # the registry says how to install it
+    raise
 except ImportError as error:
-    if error.name == "open_clip":  # not installed: the registry says how to install it
-        raise
     raise MissingError(
         f"clip does not work with open_clip_torch {version('open_clip_torch')} ({first_line(error)}): "
         f"pip install '{SUPPORTED}'"
@@ -106,6 +108,11 @@ def build_tokenizer(config: dict[str, Any], folder: Path | None, name: str) -> A
         return HFTokenizer(str(folder), tokenizer_mode=text.get("tokenizer_mode"), **options)
     except (OSError, ImportError, ValueError) as error:
         raise MissingError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
+
+
+def preprocess_settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """open_clip's preprocessing with what a model's own ``preprocess_cfg`` or tag changes in it."""
+    return cast(dict[str, Any], merge_preprocess_dict(asdict(PreprocessCfg()), saved))
 
 
 def _reduced(config: dict[str, Any], tower: Tower) -> dict[str, Any]:

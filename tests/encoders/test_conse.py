@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +101,105 @@ def test_names_that_are_none():
     if not torch.cuda.is_available():
         with pytest.raises(MissingError, match="torch sees 0 GPUs"):
             make_encoder("conse", device="cuda")
+
+
+def test_class_names_are_open_clips():
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    assert list(module.class_names()) == list(IMAGENET_CLASSNAMES)
+
+
+FIRST_USE = """
+import sys
+import numpy as np
+from felga.models.minilm import MiniLM
+from felga.registry import make_encoder
+from felga.types import DecodedImage
+
+def noise(width, height, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return DecodedImage("x", pixels, width, height)
+
+def boxes(row):
+    return np.array([row], np.float32)
+
+embedded = []
+plain = MiniLM.embed
+
+def counted(self, texts, batch_size=64):
+    embedded.append(len(texts))
+    return plain(self, texts, batch_size)
+
+MiniLM.embed = counted
+image = noise(60, 50, 1)
+encoder = make_encoder("conse", device="cpu")
+(vectors,) = encoder.encode_regions([image], [boxes(image.whole)])
+encoder.identity()
+encoder.encode_texts(["boat"])
+heavy = ("transformers", "torchvision", "open_clip", "sympy", "huggingface_hub", "timm", "torch._inductor")
+print(embedded, [name for name in heavy if name in sys.modules], vectors.tobytes().hex())
+"""
+
+
+def test_a_process_imports_little_and_embeds_class_names_once(tmp_path):
+    """The second process has their vectors from the cache, and the same to the bit; so has a damaged one."""
+    environment = {**os.environ, "FELGA_CACHE": str(tmp_path)}
+
+    def process():
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_USE], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip().rpartition(" ")
+
+    first, _, vectors = process()
+    assert first == "[1000, 1] []"
+    assert process() == ("[1] []", " ", vectors)
+    (entry,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    entry.write_bytes(entry.read_bytes()[:-1])
+    assert process() == ("[1000, 1] []", " ", vectors)
+
+
+def test_threads_share_the_first_load(monkeypatch):
+    """No thread sees a network without its class vectors, and the weights are read once."""
+    builds = []
+    build = module.Conse._build
+    monkeypatch.setattr(module.Conse, "_build", lambda self: builds.append(1) or build(self))
+    encoder, own = make_encoder("conse", device="cpu"), noise(60, 50, 1)
+    rows = [np.array([own.whole], np.float32)]
+    with ThreadPoolExecutor(8) as pool:
+        together = [
+            vectors for (vectors,) in pool.map(lambda _: encoder.encode_regions([own], rows), range(8))
+        ]
+    assert builds == [1]
+    for vectors in together:
+        np.testing.assert_allclose(vectors, together[0], atol=1e-6)
+
+
+def test_the_identity_names_what_decides_a_vector(monkeypatch):
+    """A new felga with another constant, or other class names, does not pass for the one that indexed."""
+    before = make_encoder("conse", device="cpu").identity()
+    for name, value in (
+        ("VERSION", module.VERSION + 1),
+        ("SAMPLES", 7),
+        ("LONGER_SIDE", 512),
+        ("LIKELIEST", 10),
+        ("STD", (0.5,) * 3),
+        ("SHA256", "0" * 64),
+        ("class_names", lambda: ("a", "b")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            assert make_encoder("conse", device="cpu").identity() != before, name
+    assert make_encoder("conse", device="cpu").identity() == before
+    assert make_encoder("conse", device="cpu", pooling="crop").identity() != before
+
+
+def test_without_open_clip_conse_says_what_to_install(monkeypatch, tmp_path):
+    module.class_names.cache_clear()
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"not installed: pip install 'open_clip_torch>=3,<4'"):
+        module.class_names()
+    elsewhere = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: elsewhere)
+    with pytest.raises(MissingError, match=r"has no zero_shot_metadata\.py, which conse needs: pip install"):
+        module.class_names()
