@@ -19,7 +19,7 @@ from felga.models.cache import VectorCache
 from felga.proposals.inflection import singular
 from felga.registry import make_encoder
 from felga.search.owners import Owner, best_owners
-from felga.store.manifest import Manifest, differences
+from felga.store.manifest import Manifest, differences, summary
 from felga.store.owner_table import OwnerTable
 from felga.store.stored import StoredIndex
 from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, RegionHit, TextHit, Vectors
@@ -198,7 +198,7 @@ class Engine:
         if differ := differences(canonical(dict(encoder.identity())), expected):
             raise BadIndexError(
                 f"{shown(self.index.folder)} was built with a different {expected['name']} than the one here "
-                f"({'; '.join(differ)}): install that one, or index again"
+                f"({summary(differ)}): install that one, or index again"
             )
         return encoder
 

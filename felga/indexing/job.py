@@ -39,6 +39,7 @@ from felga.store.manifest import (
     Manifest,
     differences,
     read_manifest,
+    summary,
 )
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import image_schema, text_schema
@@ -296,7 +297,7 @@ def _open_contract(folder: Path, contract: Contract) -> Manifest | None:
 def _check_same(actual: Contract, wanted: Contract, state: str) -> None:
     if differ := differences(asdict(actual), canonical(asdict(wanted))):
         raise BadIndexError(
-            f"the index {state} other options ({'; '.join(differ)}): use the same ones, or another --out"
+            f"the index {state} other options ({summary(differ)}): use the same ones, or another --out"
         )
 
 

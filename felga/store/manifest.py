@@ -259,6 +259,12 @@ def differences(actual: Mapping[str, Any], expected: Mapping[str, Any], prefix: 
     return out
 
 
+def summary(differ: list[str], most: int = 4) -> str:
+    """Differences in one sentence: the first few, and how many more there are."""
+    more = f"; and {len(differ) - most} more" if len(differ) > most else ""
+    return "; ".join(differ[:most]) + more
+
+
 def _short(value: Any) -> str:
     if isinstance(value, str) and _SHA256.fullmatch(value):
         return value[:12]

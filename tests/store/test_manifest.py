@@ -9,7 +9,7 @@ import pytest
 
 from felga.engine import Engine
 from felga.errors import BadIndexError
-from felga.store.manifest import differences, read_manifest, signed
+from felga.store.manifest import differences, read_manifest, signed, summary
 from felga.store.verify import verify
 from tests.made import run, write
 
@@ -125,3 +125,5 @@ def test_differences_are_short():
     a = {"name": "x", "weights": {"net": "a" * 64}, "top": 1}
     b = {"name": "x", "weights": {"net": "b" * 64}, "top": 2}
     assert differences(a, b) == ["top is 1, expected 2", f"weights.net is {'a' * 12}, expected {'b' * 12}"]
+    assert summary(["a", "b", "c"], most=2) == "a; b; and 1 more"
+    assert summary(["a", "b"], most=2) == "a; b"
