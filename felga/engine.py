@@ -179,16 +179,19 @@ class Engine:
             if self._encoder is None:
                 from felga.models.weights import offline
 
-                identity = self.manifest.contract.encoder
+                name, pooling = self.manifest.encoder, self.manifest.contract.encoder.get("pooling")
                 try:
                     with offline():  # the name may come from a stranger's manifest
-                        encoder = make_encoder(
-                            identity["name"], device=self._device, pooling=identity.get("pooling")
-                        )
+                        encoder = make_encoder(name, device=self._device, pooling=pooling)
+                except NotFoundError as error:
+                    raise BadIndexError(
+                        f"{shown(self.index.folder)} was built with the encoder {name!r}, whose weights are "
+                        f"gone ({error}): if they were moved, open the index with encoder=NAME"
+                    ) from error
                 except BadInputError as error:
                     raise BadIndexError(
-                        f"{shown(self.index.folder)} was built with the encoder {identity['name']!r}, which "
-                        f"is not available here ({error}): install the package that provides it"
+                        f"{shown(self.index.folder)} was built with the encoder {name!r}, which is not "
+                        f"available here ({error}): install the package that provides it"
                     ) from error
                 self._encoder = self._checked(encoder)
             return self._encoder

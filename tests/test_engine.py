@@ -211,6 +211,41 @@ def test_an_index_of_clip_is_searched_with_the_same_pooling(tmp_path, demo, pool
     assert len(engine.assign(tmp_path / "in" / "scene-02.png")) == 1
 
 
+def test_an_index_follows_its_weights_to_another_folder(tmp_path, demo):
+    """Their sha256 is the contract, not their path."""
+    from felga.corpus.folder import FolderCorpus
+    from felga.indexing import Options, index
+
+    from .encoders.tiny import tiny_clip
+
+    folder = tiny_clip(tmp_path / "here")
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo[1].folder / "scene-01.png", tmp_path / "in")
+    options = Options(encoder=f"clip:local-dir:{folder}", device="cpu", regions="grid")
+    index(FolderCorpus(tmp_path / "in"), tmp_path / "out", options)
+    with Engine.open(tmp_path / "out", device="cpu") as engine:
+        expected = engine.search("a cat")
+    moved = f"clip:local-dir:{folder.rename(tmp_path / 'there')}"
+    with (
+        Engine.open(tmp_path / "out", device="cpu") as engine,
+        pytest.raises(
+            BadIndexError, match="whose weights are gone .*: if they were moved, open the index with"
+        ),
+    ):
+        engine.encoder  # noqa: B018
+    with Engine.open(tmp_path / "out", device="cpu", encoder=moved) as engine:
+        assert engine.search("a cat") == expected
+    report = index(
+        FolderCorpus(tmp_path / "in"),
+        tmp_path / "out",
+        Options(encoder=moved, device="cpu", regions="grid"),
+    )
+    assert report.images.added == report.images.changed == 0
+    with Engine.open(tmp_path / "out", device="cpu") as engine:
+        assert engine.search("a cat") == expected
+        assert engine.encoder.name == moved
+
+
 def test_no_index(tmp_path):
     with pytest.raises(NotFoundError, match="does not exist: run `felga index"):
         Engine.open(tmp_path / "gone")

@@ -129,6 +129,7 @@ def apply_fenet(out: str | Path, checkpoint: str | Path | None, *, device: str =
             texts,
             before.errors,
             fenet,
+            encoder=before.encoder,
             before=before,
             broken=broken,
         )
@@ -191,7 +192,16 @@ def _sync(
             installed = install_fenet(folder, source, contract.encoder, parts.options.device)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
-            folder, contract, entry, images, texts, errors, installed, before=before, broken=broken
+            folder,
+            contract,
+            entry,
+            images,
+            texts,
+            errors,
+            installed,
+            encoder=parts.encoder.name,
+            before=before,
+            broken=broken,
         )
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts

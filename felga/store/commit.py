@@ -101,12 +101,14 @@ def commit(
     errors: Errors,
     fenet: Fenet | None,
     *,
+    encoder: str,
     before: Manifest | None,
     broken: Mapping[str, str],
 ) -> Manifest:
     """Make the tables the state of the index; nothing is written where nothing changed.
 
     Args:
+        encoder: the name under which it was made.
         before: the manifest to be replaced.
         broken: files of it that are damaged (:func:`felga.store.stored.damaged`), hence not reused.
     """
@@ -132,6 +134,7 @@ def commit(
         files += [*table.files(), *(folder / piece for piece in tables[name].pieces)]
     manifest = Manifest(
         contract=contract,
+        encoder=encoder,
         corpus=corpus,
         fenet=entry,
         dim=entry.dim if entry else int(contract.encoder["dim"]),

@@ -112,9 +112,12 @@ class Manifest:
         dim: of the vectors in the FAISS files: the encoder's, or the FENet's.
         files: path inside the index -> size and sha256.
         felga: version that wrote it.
+        encoder: the name under which the encoder was made, and can be again; it may contain the path of its
+            weights, so it is no part of the contract, which names them by sha256.
     """
 
     contract: Contract
+    encoder: str
     corpus: CorpusEntry
     fenet: FenetEntry | None
     dim: int

@@ -99,7 +99,7 @@ def test_a_signed_change_is_refused_or_harmless_and_never_a_bug(made):
             accepted.add(where[0])
     finally:
         path.write_bytes(whole)
-    assert accepted <= {"contract", "corpus", "felga", "errors"}
+    assert accepted <= {"contract", "corpus", "encoder", "felga", "errors"}
 
 
 def test_bytes_that_are_no_manifest(made):
