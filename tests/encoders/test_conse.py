@@ -55,7 +55,7 @@ def test_equation_4_against_a_loop():
 
     encoder = make_encoder("conse", device="cpu", pooling="crop")
     own = noise(80, 80, 9)
-    (found,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
+    (encoded,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
     network = EfficientNet.from_name("efficientnet-lite0")  # as it comes: nothing folded
     network.load_state_dict(torch.load(module.weights_file("lite0"), weights_only=True))
     pixels = np.asarray(Image.fromarray(own.pixels).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
@@ -65,11 +65,13 @@ def test_equation_4_against_a_loop():
     names = minilm(torch.device("cpu")).embed(list(IMAGENET_CLASSNAMES))
     best = np.argsort(-probabilities)[:50]
     mean = sum(probabilities[i] * names[i] for i in best)
-    np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=5e-4)  # resizes differ by rounding
+    np.testing.assert_allclose(
+        encoded[0], mean / np.linalg.norm(mean), atol=5e-4
+    )  # resizes differ by rounding
 
 
-def test_a_real_thing_is_recognised():
-    """A photograph from scikit-image's wheel is nearer its own name than others."""
+def test_a_photograph_matches_its_name_best():
+    """A photograph from scikit-image's wheel is closer to its own name than to others."""
     data = pytest.importorskip("skimage.data")
     encoder = make_encoder("conse", device="cpu")
     pixels = data.chelsea()
@@ -80,7 +82,7 @@ def test_a_real_thing_is_recognised():
     assert scores[0] > scores[1:].max() + 0.2
 
 
-def test_damaged_and_missing_weights(monkeypatch, tmp_path):
+def test_damaged_and_missing_weights_are_refused(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
     monkeypatch.setattr(module, "weights_file", lambda network: tmp_path / "w.pth")
     own = noise(60, 50, 1)
@@ -91,7 +93,7 @@ def test_damaged_and_missing_weights(monkeypatch, tmp_path):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
 
 
-def test_names_that_are_none():
+def test_unknown_names_are_refused():
     with pytest.raises(BadInputError, match="no network 'lite9'"):
         make_encoder("conse:lite9")
     with pytest.raises(BadInputError, match="does not support pooling='max'; use 'roi' or 'crop'"):

@@ -77,7 +77,7 @@ def encoder(request, tmp_path_factory):
         ([b"bus"], "a text must be a string, got bytes"),
     ],
 )
-def test_texts_that_are_none_are_refused_in_one_sentence(encoder, texts, message):
+def test_invalid_texts_are_refused_in_one_sentence(encoder, texts, message):
     with pytest.raises(BadInputError, match=message) as caught:
         encoder.encode_texts(texts)
     assert "\n" not in str(caught.value)

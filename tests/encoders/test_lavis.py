@@ -1,4 +1,4 @@
-"""lavis: the pipe and the worker's death by a toy model; the real one where FELGA_LAVIS_PYTHON tells it."""
+"""lavis: the pipe and the worker's death by a toy model; the real one where FELGA_LAVIS_PYTHON names it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ worker.serve(sys.stdin.buffer, stdout, open_model)
 
 
 def toy_python(folder: Path) -> Path:
-    """A program that stands for LAVIS's Python: whatever it is told to run, it runs the toy worker."""
+    """A stand-in for LAVIS's Python: whatever it is asked to run, it runs the toy worker."""
     script = folder / "toy.py"
     script.write_text(textwrap.dedent(TOY.format(worker=lavis_worker.__file__)))
     program = folder / "python"
@@ -99,14 +99,14 @@ class TestThePipe(LazyContract):
         return lambda seed: lavis(f"{NAME}@{toy}/{seed + 1}.pth", device="cpu", batch_size=2)
 
 
-def test_the_worker_starts_when_it_is_first_used(encoder):
+def test_the_worker_starts_on_first_use(encoder):
     assert encoder._worker is None
     assert encoder.dim == 6
     assert encoder.preprocessing.size == (8, 8)
     assert encoder._worker is not None
 
 
-def test_a_killed_worker_is_told_and_replaced(encoder):
+def test_a_killed_worker_is_reported_and_replaced(encoder):
     before = encoder.encode_texts(["bus"])
     os.kill(encoder._worker.pid, signal.SIGKILL)
     with pytest.raises(MissingError, match=r"ended with -9.*pip install .*salesforce-lavis"):
@@ -115,15 +115,15 @@ def test_a_killed_worker_is_told_and_replaced(encoder):
 
 
 def test_a_worker_that_dies_leaves_its_last_words(encoder):
-    with pytest.raises(MissingError, match=r"ended with 9 \(out of memory, or so\)") as told:
+    with pytest.raises(MissingError, match=r"ended with 9 \(out of memory, or so\)") as caught:
         encoder.encode_texts(["bus", "die"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_bug_of_the_worker_keeps_its_trace(encoder):
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: one of mine") as told:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: one of mine") as caught:
         encoder.encode_texts(["fail"])
-    assert "Traceback" in str(told.value)
+    assert "Traceback" in str(caught.value)
     assert encoder.encode_texts(["bus"]).shape == (1, 6)  # and it lives on
 
 
@@ -150,14 +150,14 @@ def test_a_forgotten_encoder_ends_its_worker(toy):
 
 
 def test_threads_share_one_worker(encoder):
-    wanted = [np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])]
+    expected = [np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])]
     wrong = []
 
     def use():
         for _ in range(5):
-            found = np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])
-            if any(not np.array_equal(a, b) for a, b in zip(found, wanted, strict=True)):
-                wrong.append(found)
+            encoded = np.concatenate(encoder.encode_regions(IMAGES, BOXES)), encoder.encode_texts(["bus"])
+            if any(not np.array_equal(a, b) for a, b in zip(encoded, expected, strict=True)):
+                wrong.append(encoded)
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
@@ -183,7 +183,7 @@ def test_messages_survive_their_pipe():
             pass
 
 
-def test_no_environment_is_told(monkeypatch, tmp_path):
+def test_a_missing_environment_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(MissingError, match=rf"set {VARIABLE}: python3 -m venv .* salesforce-lavis==1.0.2"):
         lavis(NAME, device="cpu")
@@ -212,7 +212,7 @@ def test_a_python_without_lavis(monkeypatch):
         (f"{NAME}@/none.pth", NotFoundError, r"none\.pth"),
     ],
 )
-def test_wrong_names(toy, weights, error, words):
+def test_wrong_names_are_refused(toy, weights, error, words):
     with pytest.raises(error, match=words):
         lavis(weights, device="cpu")
 
@@ -231,18 +231,18 @@ def bench():
 
 
 @pytest.mark.parametrize("family", ["blip", "blip2"])
-def test_keys_go_there_and_back(family):
+def test_keys_survive_the_round_trip(family):
     own = bench()
     state = own.model_of(family, 60).state_dict()
     there = own.to_lavis(state, family)
     assert any(key.startswith("visual_encoder.blocks.1.") for key in there)
     back = own.to_transformers(there, family)
-    wanted = {k: v for k, v in state.items() if not k.startswith("itm_head") and "position_ids" not in k}
-    assert back.keys() == wanted.keys()
-    assert all(torch.equal(back[key], wanted[key]) for key in wanted)
+    expected = {k: v for k, v in state.items() if not k.startswith("itm_head") and "position_ids" not in k}
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[key], expected[key]) for key in expected)
 
 
-@pytest.mark.skipif(not REAL, reason=f"{VARIABLE} tells no environment with LAVIS")
+@pytest.mark.skipif(not REAL, reason=f"{VARIABLE} names no environment with LAVIS")
 class TestReal:
     @pytest.fixture(autouse=True)
     def real(self, monkeypatch):
@@ -251,13 +251,13 @@ class TestReal:
     @pytest.mark.parametrize("family", ["blip", "blip2"])
     def test_it_agrees_with_transformers_both_ways(self, tmp_path, family):
         own = bench()
-        found = own.tiny(family, tmp_path, own.find_python("test"))
+        encoded = own.tiny(family, tmp_path, own.find_python("test"))
         for way in ("transformers_to_lavis", "lavis_to_transformers"):
-            assert found[way]["regions"] < 1e-3
-            assert found[way]["texts"] < 1e-3
-            assert found[way]["spread"] > 0.1
+            assert encoded[way]["regions"] < 1e-3
+            assert encoded[way]["texts"] < 1e-3
+            assert encoded[way]["spread"] > 0.1
 
-    def test_bad_checkpoints(self, tmp_path):
+    def test_unusable_checkpoints_are_refused(self, tmp_path):
         own = bench()
         state = own.to_lavis(own.model_of("blip", len(own.VOCABULARY)).state_dict(), "blip")
         del state["text_encoder.encoder.layer.1.output.dense.bias"]
@@ -272,7 +272,7 @@ class TestReal:
         with pytest.raises(MissingError, match="not in LAVIS's cache, and felga is offline"):
             lavis(NAME, device="cpu").encode_regions(IMAGES[:1], [boxes(IMAGES[0].whole)])
 
-    def test_long_texts_are_cut(self, tmp_path):
+    def test_long_texts_are_truncated(self, tmp_path):
         own = bench()
         model = own.model_of("blip", len(own.VOCABULARY))
         file = own.save_file(own.to_lavis(model.state_dict(), "blip"), own.VOCABULARY, tmp_path)

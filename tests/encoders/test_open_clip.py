@@ -1,4 +1,4 @@
-"""clip: against open_clip itself, and each way to fail as one sentence."""
+"""clip: against open_clip itself, and every failure in one sentence."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def tiny_architecture(folder, tmp_path_factory):
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_equals_open_clip(tmp_path, vision, preprocess, safetensors):
     folder = tiny_clip(tmp_path, 5, vision, preprocess, safetensors)
-    own = make_encoder(f"clip:local-dir:{folder}", device="cpu")
+    encoder = make_encoder(f"clip:local-dir:{folder}", device="cpu")
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
     whole = noise(60, 50, 1)
     with torch.no_grad():
-        wanted = model.encode_image(transform(Image.fromarray(whole.pixels))[None], normalize=True).numpy()
+        expected = model.encode_image(transform(Image.fromarray(whole.pixels))[None], normalize=True).numpy()
         tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red bus", "dog"])
         texts = model.encode_text(tokens, normalize=True).numpy()
-    np.testing.assert_allclose(own.encode_regions([whole], [boxes(whole.whole)])[0], wanted, atol=5e-3)
-    np.testing.assert_allclose(own.encode_texts(["a red bus", "dog"]), texts, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_regions([whole], [boxes(whole.whole)])[0], expected, atol=5e-3)
+    np.testing.assert_allclose(encoder.encode_texts(["a red bus", "dog"]), texts, atol=1e-6)
 
 
 def test_a_file_and_a_folder_are_the_same(folder, tiny_architecture, monkeypatch):
@@ -65,33 +65,33 @@ def test_a_file_and_a_folder_are_the_same(folder, tiny_architecture, monkeypatch
     assert near.identity()["weights"] == clip(names[0], device="cpu").identity()["weights"]
 
 
-def test_a_search_by_a_word_loads_the_text_tower_alone(folder):
-    own = clip(f"local-dir:{folder}", device="cpu")
-    assert own._towers == {}
-    own.encode_texts(["bus"])
-    assert set(own._towers) == {"text"}
-    assert not hasattr(own._towers["text"], "visual")
-    full = sum(p.numel() for p in open_clip.CLIP(**own._config).parameters())
-    assert sum(p.numel() for p in own._towers["text"].parameters()) < full - 10_000
+def test_a_text_query_loads_only_the_text_tower(folder):
+    encoder = clip(f"local-dir:{folder}", device="cpu")
+    assert encoder._towers == {}
+    encoder.encode_texts(["bus"])
+    assert set(encoder._towers) == {"text"}
+    assert not hasattr(encoder._towers["text"], "visual")
+    full = sum(p.numel() for p in open_clip.CLIP(**encoder._config).parameters())
+    assert sum(p.numel() for p in encoder._towers["text"].parameters()) < full - 10_000
 
 
 def test_towers_are_frozen(folder):
-    own = clip(f"local-dir:{folder}", device="cpu")
-    own.encode_texts(["bus"])
-    tower = own._towers["text"]
+    encoder = clip(f"local-dir:{folder}", device="cpu")
+    encoder.encode_texts(["bus"])
+    tower = encoder._towers["text"]
     assert not tower.training
     assert not any(p.requires_grad for p in tower.parameters())
 
 
 @pytest.mark.parametrize("vision", [None, TINY_RESNET])
 def test_half_precision_is_close(tmp_path, vision):
-    """What runs on a GPU, with the CPU's own half-precision kernels."""
+    """What runs on a GPU, with the CPU's encoder half-precision kernels."""
     folder = tiny_clip(tmp_path, 2, vision)
     full, half = (Clip(f"local-dir:{folder}", device="cpu", batch_size=4) for _ in range(2))
     half.dtype = torch.float16
     whole = noise(60, 50, 1)
-    own = boxes(whole.whole, (5, 5, 40, 40))
-    a, b = (e.encode_regions([whole], [own])[0] for e in (full, half))
+    rows = boxes(whole.whole, (5, 5, 40, 40))
+    a, b = (e.encode_regions([whole], [rows])[0] for e in (full, half))
     assert half._towers["visual"].visual.conv1.weight.dtype == torch.float16
     assert b.dtype == np.float32
     assert (a * b).sum(1).min() > 0.999
@@ -99,21 +99,21 @@ def test_half_precision_is_close(tmp_path, vision):
 
 
 def test_a_built_in_quickgelu_tag_turns_it_on():
-    own = Clip("ViT-B-32/openai", device="cpu", batch_size=1)
-    assert own._config["quick_gelu"]
-    assert own.dim == 512
-    assert own.preprocessing.size == (224, 224)
+    encoder = Clip("ViT-B-32/openai", device="cpu", batch_size=1)
+    assert encoder._config["quick_gelu"]
+    assert encoder.dim == 512
+    assert encoder.preprocessing.size == (224, 224)
 
 
 def test_a_tag_brings_its_preprocessing():
-    own = Clip("ViT-B-16-SigLIP/webli", device="cpu", batch_size=1)
-    assert own.preprocessing.resize == "squash"
-    assert own.preprocessing.mean == (0.5, 0.5, 0.5)
+    encoder = Clip("ViT-B-16-SigLIP/webli", device="cpu", batch_size=1)
+    assert encoder.preprocessing.resize == "squash"
+    assert encoder.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_the_slash_of_the_paper_is_understood():
-    own = Clip("ViT-B/32/laion2b_s34b_b79k", device="cpu", batch_size=1)
-    assert own._model == "clip:ViT-B-32/laion2b_s34b_b79k"
+    encoder = Clip("ViT-B/32/laion2b_s34b_b79k", device="cpu", batch_size=1)
+    assert encoder._model == "clip:ViT-B-32/laion2b_s34b_b79k"
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_the_slash_of_the_paper_is_understood():
         ("", BadInputError, "no architecture"),
     ],
 )
-def test_a_wrong_name_is_told_at_once(weights, error, words):
-    with pytest.raises(error, match=words) as told:
+def test_wrong_names_are_refused_at_once(weights, error, words):
+    with pytest.raises(error, match=words) as caught:
         clip(weights, device="cpu")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("weights", ["ViT-B-32/laion2b_s34b_b79k", "RN50/yfcc15m", "hf-hub:nobody/nothing"])
@@ -144,7 +144,7 @@ def test_offline_without_a_cache(weights, monkeypatch, tmp_path):
         clip(weights, device="cpu").encode_texts(["bus"])
 
 
-def test_an_empty_folder(folder, tmp_path):
+def test_an_empty_folder_is_refused(folder, tmp_path):
     with pytest.raises(NotFoundError, match="open_clip_config"):
         clip(f"local-dir:{tmp_path}", device="cpu")
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
@@ -153,7 +153,7 @@ def test_an_empty_folder(folder, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_cfg": {"embed_dim": 3}}'])
-def test_a_bad_configuration(tmp_path, text):
+def test_a_malformed_configuration_is_refused(tmp_path, text):
     (tmp_path / "open_clip_config.json").write_text(text)
     with pytest.raises(BadInputError, match="open_clip_config"):
         clip(f"local-dir:{tmp_path}", device="cpu")
@@ -161,32 +161,32 @@ def test_a_bad_configuration(tmp_path, text):
 
 @pytest.mark.parametrize("safetensors", [True, False])
 @pytest.mark.parametrize("kept", [0, 10, 5000])
-def test_a_truncated_checkpoint(tmp_path, safetensors, kept):
+def test_a_truncated_checkpoint_is_refused(tmp_path, safetensors, kept):
     folder = tiny_clip(tmp_path, safetensors=safetensors)
     (file,) = [f for f in folder.iterdir() if f.suffix != ".json"]
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(BadInputError, match="truncated") as told:
+    with pytest.raises(BadInputError, match="truncated") as caught:
         clip(f"local-dir:{folder}", device="cpu").encode_texts(["bus"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_another_architecture(folder):
-    own = clip(f"ViT-B-32/{folder}/open_clip_model.safetensors", device="cpu")
+def test_another_architecture_is_refused(folder):
+    encoder = clip(f"ViT-B-32/{folder}/open_clip_model.safetensors", device="cpu")
     with pytest.raises(
         BadInputError, match="is not a checkpoint of clip:ViT-B-32: 'positional_embedding' is"
     ):
-        own.encode_texts(["bus"])
+        encoder.encode_texts(["bus"])
 
 
-def test_another_vision_tower_is_told_when_it_is_used(tmp_path):
+def test_a_mismatched_vision_tower_is_reported_on_first_use(tmp_path):
     folder = tiny_clip(tmp_path)
     saved = json.loads((folder / "open_clip_config.json").read_text())
     saved["model_cfg"]["vision_cfg"]["patch_size"] = 8
     (folder / "open_clip_config.json").write_text(json.dumps(saved))
-    own = clip(f"local-dir:{folder}", device="cpu")
-    own.encode_texts(["bus"])
+    encoder = clip(f"local-dir:{folder}", device="cpu")
+    encoder.encode_texts(["bus"])
     with pytest.raises(BadInputError, match=r"is not a checkpoint of clip: 'visual"):
-        own.encode_regions([noise(8, 8, 1)], [boxes((0, 0, 8, 8))])
+        encoder.encode_regions([noise(8, 8, 1)], [boxes((0, 0, 8, 8))])
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -208,30 +208,27 @@ def test_roi_pooling_is_refused_without_a_feature_map(folder):
 
 
 def test_roi_pooling_against_the_model_itself(tmp_path):
-    """Trunk, RoIAlign and attention of open_clip's own model, one image, one box."""
-    import open_clip
-    import torch
-    from PIL import Image
+    """Trunk, RoIAlign and attention of open_clip's encoder model, one image, one box."""
     from torchvision.ops import roi_align
 
     from felga.encoders.open_clip import working_side
 
     path = tiny_clip(tmp_path / "clip", 3, TINY_RESNET)
-    own = noise(100, 75, 8)
+    whole = noise(100, 75, 8)
     box = (10.0, 5.0, 80.0, 60.0)
     encoder = make_encoder(f"clip:local-dir:{path}", device="cpu", pooling="roi")
-    (found,) = encoder.encode_regions([own], [boxes(box)])
+    (encoded,) = encoder.encode_regions([whole], [boxes(box)])
     side = working_side(64)
     assert working_side(224) == 384
     size = (side, max(1, round(75 * side / 100 / 32)) * 32)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{path}")
     norm = preprocess.transforms[-1]
-    pixels = np.array(Image.fromarray(own.pixels).resize(size, Image.Resampling.BICUBIC))
+    pixels = np.array(Image.fromarray(whole.pixels).resize(size, Image.Resampling.BICUBIC))
     with torch.inference_mode():
         inputs = norm(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
         visual = model.eval().visual
         features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(inputs)))))
         scale = torch.tensor([size[0] / 100, size[1] / 75] * 2)
         rows = [torch.tensor([box]) * scale]
-        wanted = visual.attnpool(roi_align(features, rows, 2, 1 / 32, 2, aligned=True))[0].numpy()
-    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted), atol=1e-5)
+        expected = visual.attnpool(roi_align(features, rows, 2, 1 / 32, 2, aligned=True))[0].numpy()
+    np.testing.assert_allclose(encoded[0], expected / np.linalg.norm(expected), atol=1e-5)

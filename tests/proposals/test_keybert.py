@@ -30,11 +30,11 @@ def proposer():
 
 def test_keywords_are_words_of_their_text_best_first(proposer):
     assert isinstance(proposer, KeywordProposer)
-    found = proposer.propose(TEXTS, 10)
-    assert [len(one) for one in found[3:]] == [1, 0, 4]
-    assert {"horse", "beach", "dogs", "brown"} <= {keyword.text for keyword in found[0]}
-    assert "the" not in {keyword.text for keyword in found[0]}
-    for text, keywords in zip(TEXTS, found, strict=True):
+    proposed = proposer.propose(TEXTS, 10)
+    assert [len(one) for one in proposed[3:]] == [1, 0, 4]
+    assert {"horse", "beach", "dogs", "brown"} <= {keyword.text for keyword in proposed[0]}
+    assert "the" not in {keyword.text for keyword in proposed[0]}
+    for text, keywords in zip(TEXTS, proposed, strict=True):
         scores = [keyword.score for keyword in keywords]
         assert scores == sorted(scores, reverse=True)
         assert len({keyword.text for keyword in keywords}) == len(keywords)
@@ -43,8 +43,8 @@ def test_keywords_are_words_of_their_text_best_first(proposer):
 
 
 def test_every_text_but_a_blank_one_has_a_keyword(proposer):
-    found = proposer.propose(TEXTS, 10)
-    assert [bool(one) for one in found] == [True, True, True, True, False, True]
+    proposed = proposer.propose(TEXTS, 10)
+    assert [bool(one) for one in proposed] == [True, True, True, True, False, True]
 
 
 def test_top_limits_the_keywords(proposer):
@@ -67,8 +67,8 @@ def test_keywords_do_not_depend_on_the_rest_of_the_call(proposer):
 
 
 def test_phrases_span_their_words(proposer):
-    (found,) = make_keywords("keybert:1-2", device="cpu").propose(TEXTS[:1], 20)
-    phrases = {keyword.text: keyword.span for keyword in found}
+    (proposed,) = make_keywords("keybert:1-2", device="cpu").propose(TEXTS[:1], 20)
+    phrases = {keyword.text: keyword.span for keyword in proposed}
     assert "brown horse" in phrases
     assert TEXTS[0][slice(*phrases["brown horse"])] == "brown horse"
     assert "man rides" in phrases
@@ -106,5 +106,5 @@ def test_threads_share_one_model():
     alone = make_keywords("keybert", device="cpu").propose(TEXTS, 5)
     with ThreadPoolExecutor(4) as pool:
         models = set(pool.map(lambda _: id(proposer._model()), range(8)))
-        assert all(found == alone for found in pool.map(lambda _: proposer.propose(TEXTS, 5), range(4)))
+        assert all(proposed == alone for proposed in pool.map(lambda _: proposer.propose(TEXTS, 5), range(4)))
     assert len(models) == 1
