@@ -27,8 +27,6 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DIM = 384
 MAX_TOKENS = 256  # of a text, from the model's sentence_bert_config.json
 
-FEW = 8  # texts that one thread embeds
-
 
 class Bert:
     """The encoder of BERT, for inference: token ids in, hidden states out."""
@@ -96,18 +94,9 @@ class MiniLM:
         self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
         self._device = device
 
+    @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> Vectors:
         """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read."""
-        threads = torch.get_num_threads()
-        if len(texts) <= FEW:  # waking other threads costs more than they do
-            torch.set_num_threads(1)
-        try:
-            return self._embed(texts, batch_size)
-        finally:
-            torch.set_num_threads(threads)
-
-    @torch.inference_mode()
-    def _embed(self, texts: Sequence[str], batch_size: int) -> Vectors:
         out = np.empty((len(texts), DIM), np.float32)
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
         for start in range(0, len(order), batch_size):

@@ -101,3 +101,17 @@ def test_it_needs_neither_transformers_nor_torchvision():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_that_embed_leave_torchs_number_of_threads_alone():
+    """torch.set_num_threads is process-wide: set and restored by racing threads, it would stay at one."""
+    model = minilm(torch.device("cpu"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: model.embed([f"boat {i}"]), range(40)))
+        with ThreadPoolExecutor(1) as pool:  # a thread that torch has not seen yet
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
