@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def search(
 ) -> None:
     """Object discovery: the images whose best region matches a query best, with its box."""
     flags.go_offline(offline)
-    _let_idle_threads_sleep()
+    _be_quick()
     flags.at_least_one(k=top, regions=regions)
     asked = [_readable(word) for word in query or []]
     asked += read_lines(queries, "queries") if queries else []
@@ -89,7 +90,7 @@ def assign(
 ) -> None:
     """Description assignment: the texts whose best keyword matches a crop or a box best."""
     flags.go_offline(offline)
-    _let_idle_threads_sleep()
+    _be_quick()
     flags.at_least_one(k=top)
     part = flags.parse_box(box)
     targets = _targets(save_viz, 1)
@@ -107,9 +108,14 @@ def assign(
         say(f"drawn into {shown(targets[0])}")
 
 
-def _let_idle_threads_sleep() -> None:
-    """Before torch is loaded: OpenMP's threads would spin for longer than a query takes, on every core."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def _be_quick() -> None:
+    """Save a process of one query what pays only in a long one; called before torch is imported."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # idle threads would spin for longer than a query takes
+    gc.set_threshold(
+        100_000
+    )  # imports leave no garbage, and scanning them for it takes a tenth of their time
 
 
 def print_answers(

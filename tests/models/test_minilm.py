@@ -109,9 +109,10 @@ def test_threads_that_embed_leave_torchs_number_of_threads_alone():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda i: model.embed([f"boat {i}"]), range(40)))
-        with ThreadPoolExecutor(1) as pool:  # a thread that torch has not seen yet
-            assert pool.submit(torch.get_num_threads).result() == 2
+        for _ in range(10):
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda i: model.embed([f"boat {i}"]), range(20)))
+            with ThreadPoolExecutor(1) as pool:  # a thread that torch has not seen yet
+                assert pool.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
