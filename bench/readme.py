@@ -275,6 +275,26 @@ def pooling() -> list[str]:
     return [*lines, ""]
 
 
+def startup() -> list[str]:
+    """How long a command takes to start."""
+    found = load("startup")
+    lines = [
+        "## Starting",
+        "",
+        f"CPU seconds of whole processes on {found['machine']['cores']} cores, median of {found['runs']} runs, beside"
+        " `import torch` in the same rounds (`python bench/startup.py`):",
+        "",
+        "| process | CPU s | times `import torch` | goal |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, entry in found["cases"].items():
+        goal = f"{entry['goal']:g}" if "goal" in entry else ""
+        lines.append(
+            f"| {name} | {entry['cpu_seconds']:.2f} | {entry['times_import_torch']:.2f} | {goal} |"
+        )
+    return [*lines, ""]
+
+
 def installation() -> list[str]:
     """What the environment weighs."""
     found = load("environment")
@@ -302,7 +322,7 @@ def installation() -> list[str]:
 
 def measured() -> list[str]:
     """All of docs/measured.md."""
-    parts = (quality, answers, recipes, indexing, evaluator, proposals, pooling, installation)
+    parts = (quality, answers, recipes, indexing, startup, evaluator, proposals, pooling, installation)
     return [line for part in parts for line in part()]
 
 

@@ -96,9 +96,10 @@ def toy(toy_site: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The index built last is noted here, not in the home of whoever runs the tests."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The index built last and cached vectors go here, not into the home of whoever runs the tests."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["FELGA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from .tiny import tiny_clip
 
 CODE = """
-import socket, sys
+import json, socket, sys
 
 attempts = []
 
@@ -26,31 +24,37 @@ from felga.errors import MissingError
 from felga.models.weights import offline
 from felga.registry import make_encoder, make_regions
 
-kind, name = sys.argv[1:]
-try:
-    with offline():
-        part = (make_encoder if kind == "encoder" else make_regions)(name, device="cpu")
-    part.identity() if kind == "identity" else None
-    part.encode_texts(["bus"]) if kind == "encoder" else part.settings()
-    print("encoded")
-except MissingError as error:
-    print(error)
-assert not attempts, attempts
+printed = []
+for kind, name in json.loads(sys.argv[1]):
+    try:
+        with offline():
+            part = make_regions(name, device="cpu") if kind == "regions" else make_encoder(name, device="cpu")
+        if kind == "encoder":
+            part.encode_texts(["bus"])
+        elif kind == "vision":
+            part._tower("visual")
+        else:
+            part.settings()
+        printed.append("encoded")
+    except MissingError as error:
+        printed.append(str(error))
+    assert not attempts, (name, attempts)
+print(json.dumps(printed))
 """
 
 
-def run(tmp_path: Path, kind: str, name: str, code: str = CODE) -> str:
+def run(tmp_path: Path, *parts: tuple[str, str]) -> list[str]:
+    """What becomes of each (kind, name), all in one process without a network."""
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
     environment |= {
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "hf"),
         "TORCH_HOME": str(tmp_path / "torch"),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", code, kind, name], capture_output=True, text=True, env=environment, timeout=300
-    )
+    command = [sys.executable, "-c", CODE, json.dumps(parts)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 REASON = (
@@ -58,46 +62,46 @@ REASON = (
 )
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("encoder", "clip:ViT-B-32/laion2b_s34b_b79k"),  # of the hub
-        ("encoder", "clip:RN50/yfcc15m"),  # of a plain url
-        ("encoder", "clip:hf-hub:evil/model"),
-        ("encoder", "clip:ViT-B-16-SigLIP/webli"),  # its tokenizer is on the hub too
-        ("encoder", "blip:evil/model"),
-        ("encoder", "blip2:evil/model"),
-        ("regions", "torchvision:fasterrcnn_resnet50_fpn"),
-    ],
-)
-def test_a_name_never_downloads(tmp_path, kind, name):
-    printed = run(tmp_path, kind, name)
-    assert REASON in printed
-    assert "\n" not in printed
+NAMES = [
+    ("encoder", "clip:ViT-B-32/laion2b_s34b_b79k"),  # of the hub
+    ("encoder", "clip:RN50/yfcc15m"),  # of a plain url
+    ("encoder", "clip:hf-hub:evil/model"),
+    ("encoder", "clip:ViT-B-16-SigLIP/webli"),  # its tokenizer is on the hub too
+    ("encoder", "blip:evil/model"),
+    ("encoder", "blip2:evil/model"),
+    ("regions", "torchvision:fasterrcnn_resnet50_fpn"),
+]
 
 
-@pytest.mark.parametrize(
-    ("tower", "settings", "reason"),
-    [
-        ("text_cfg", {"hf_tokenizer_name": "evil/tokenizer"}, "has no tokenizer|cannot be loaded"),
-        (
-            "text_cfg",
-            {"hf_model_name": "evil/model", "hf_tokenizer_name": ""},
-            "the configuration of the text tower of clip is not on this machine",
-        ),
-        ("vision_cfg", {"timm_model_name": "hf-hub:evil/model"}, "names a vision tower of the hub"),
-    ],
-)
-def test_a_local_model_never_downloads_what_its_configuration_names(tmp_path, tower, settings, reason):
-    folder = tiny_clip(tmp_path / "model")
-    saved = json.loads((folder / "open_clip_config.json").read_text())
-    saved["model_cfg"]["custom_text"] = True
-    saved["model_cfg"][tower] |= settings
-    (folder / "open_clip_config.json").write_text(json.dumps(saved))
-    code = CODE if tower == "text_cfg" else CODE.replace('encode_texts(["bus"])', '_tower("visual")')
-    printed = run(tmp_path, "encoder", f"clip:local-dir:{folder}", code)
-    assert any(part in printed for part in reason.split("|")), printed
+def test_a_name_never_downloads(tmp_path):
+    for (_, name), printed in zip(NAMES, run(tmp_path, *NAMES), strict=True):
+        assert REASON in printed, name
+        assert "\n" not in printed, name
+
+
+CONFIGURATIONS = [
+    ("text_cfg", {"hf_tokenizer_name": "evil/tokenizer"}, ("has no tokenizer", "cannot be loaded")),
+    (
+        "text_cfg",
+        {"hf_model_name": "evil/model", "hf_tokenizer_name": ""},
+        ("the configuration of the text tower of clip is not on this machine",),
+    ),
+    ("vision_cfg", {"timm_model_name": "hf-hub:evil/model"}, ("names a vision tower of the hub",)),
+]
+
+
+def test_a_local_model_never_downloads_what_its_configuration_names(tmp_path):
+    parts = []
+    for number, (tower, settings, _) in enumerate(CONFIGURATIONS):
+        folder = tiny_clip(tmp_path / f"model{number}")
+        saved = json.loads((folder / "open_clip_config.json").read_text())
+        saved["model_cfg"]["custom_text"] = True
+        saved["model_cfg"][tower] |= settings
+        (folder / "open_clip_config.json").write_text(json.dumps(saved))
+        parts.append(("encoder" if tower == "text_cfg" else "vision", f"clip:local-dir:{folder}"))
+    for (tower, _, reasons), printed in zip(CONFIGURATIONS, run(tmp_path, *parts), strict=True):
+        assert any(reason in printed for reason in reasons), (tower, printed)
 
 
 def test_conse_needs_no_network(tmp_path):
-    assert run(tmp_path, "encoder", "conse") == "encoded"
+    assert run(tmp_path, ("encoder", "conse")) == ["encoded"]

@@ -76,17 +76,21 @@ def test_half_precision_is_close(tmp_path, kind):
 
 
 def test_the_simple_tokenizer_is_open_clips_choice_without_a_hub_name():
-    """For every architecture that open_clip knows and whose tokenizer is not on the hub."""
-    checked = 0
+    """For every kind of tokenizer among the architectures that open_clip knows, if it is not on the hub."""
+    checked = set()
     for architecture in open_clip.list_models():
         config = open_clip.get_model_config(architecture)
         if config["text_cfg"].get("hf_tokenizer_name"):
             continue
+        text = config["text_cfg"]
+        kind = json.dumps([text.get("context_length"), text.get("tokenizer_kwargs")], sort_keys=True)
+        if kind in checked:
+            continue
         ours, theirs = build_tokenizer(config, None, "x"), open_clip.get_tokenizer(architecture)
         assert type(ours) is type(theirs), architecture
         assert torch.equal(ours(WORDS), theirs(WORDS)), architecture
-        checked += 1
-    assert checked > 50
+        checked.add(kind)
+    assert len(checked) >= 2
 
 
 def test_a_tokenizer_comes_with_its_folder(tmp_path):

@@ -418,6 +418,6 @@ def test_verify_finds_a_box_outside_its_image_and_a_row_without_its_checksum(mad
         index.images.append(addition)
         commit_state(
             out, before.contract, before.corpus, index.images, index.texts, before.errors, None,
-            before=read_manifest(out), broken={},
+            encoder=before.encoder, before=read_manifest(out), broken={},
         )  # fmt: skip
         assert any(sentence in line for line in verify(out)[1])
