@@ -289,9 +289,7 @@ def startup() -> list[str]:
     ]
     for name, entry in found["cases"].items():
         goal = f"{entry['goal']:g}" if "goal" in entry else ""
-        lines.append(
-            f"| {name} | {entry['cpu_seconds']:.2f} | {entry['times_import_torch']:.2f} | {goal} |"
-        )
+        lines.append(f"| {name} | {entry['cpu_seconds']:.2f} | {entry['times_import_torch']:.2f} | {goal} |")
     return [*lines, ""]
 
 
