@@ -117,10 +117,15 @@ def commit(
     files = [folder / entry.file] if entry else []
     tables: dict[str, TableEntry] = {}
     for name, stem, table in (("images", "regions", images), ("texts", "keywords", texts)):
-        old: TableEntry | None = getattr(before, name) if before else None
-        same = before is not None and old is not None and old.version == table.version
-        if same and before is not None and before.fenet == entry and all(p in known for p in old.pieces):  # type: ignore[union-attr]
-            tables[name] = old  # type: ignore[assignment]
+        old: TableEntry | None = getattr(before, name, None)
+        same_fenet = before is not None and before.fenet == entry
+        if (
+            old is not None
+            and same_fenet
+            and old.version == table.version
+            and all(piece in known for piece in old.pieces)
+        ):
+            tables[name] = old
         else:
             pieces, counts = build_pieces(
                 folder,
