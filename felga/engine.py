@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown, to_json
+from felga.indexing.parts import unit_vectors
 from felga.models.cache import VectorCache
 from felga.proposals.inflection import singular
 from felga.registry import make_encoder
@@ -210,14 +211,16 @@ class Engine:
         fenet = self.manifest.fenet.sha256 if self.manifest.fenet else None
         made_by = to_json([self.manifest.contract.encoder, fenet])
         keys = [
-            hashlib.sha256(f"{made_by}\n{query}".encode("utf-8", "replace")).hexdigest() for query in queries
+            hashlib.sha256(f"{made_by}\n{query}".encode("utf-8", "surrogatepass")).hexdigest()
+            for query in queries
         ]
         found = self._cache.get(keys)
         missing = [
             at for at, vector in enumerate(found) if vector is None or vector.shape != (self.manifest.dim,)
         ]
         if missing:
-            vectors = self.index.transform(self.encoder.encode_texts([queries[at] for at in missing]))
+            raw = self.encoder.encode_texts([queries[at] for at in missing])
+            vectors = self.index.transform(unit_vectors(raw, len(missing), self.encoder))
             self._cache.put([keys[at] for at in missing], vectors)
             for at, vector in zip(missing, vectors, strict=True):
                 found[at] = vector
@@ -228,7 +231,7 @@ class Engine:
         decoded = _decoded(image)
         part = decoded.whole if box is None else _inside(box, decoded)
         (raw,) = self.encoder.encode_regions([decoded], [np.array([part], np.float32)])
-        return self.index.transform(raw)
+        return self.index.transform(unit_vectors(raw, 1, self.encoder))
 
     def _image_hits(self, queries: Vectors, k: int, regions: int, whole: bool) -> list[list[ImageHit]]:
         _at_least_one(k=k, regions=regions)
@@ -266,9 +269,10 @@ class Engine:
         _at_least_one(k=k)
         offsets = self._once("text offsets", self.index.texts.offsets)
 
-        def concepts(position: int) -> list[str]:
-            (row,) = self.index.texts.take([position], ["keywords"])
-            return [singular(keyword) for keyword in row["keywords"]]
+        def concepts(positions: Sequence[int]) -> list[list[str]]:
+            order = sorted(set(positions))
+            rows = dict(zip(order, self.index.texts.take(order, ["keywords"]), strict=True))
+            return [[singular(keyword) for keyword in rows[at]["keywords"]] for at in positions]
 
         found = best_owners(self.index.keywords, offsets, queries, k, concepts=concepts)
         rows = _take(self.index.texts, found, ["text_id", "text", "keywords", "starts", "ends"])

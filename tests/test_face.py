@@ -175,3 +175,25 @@ def test_labels_of_a_detector_come_out_with_the_hit(tmp_path, toy):
     run(tmp_path / "corpus", tmp_path / "out", options)
     (hit,) = felga.Engine.open(tmp_path / "out", device="cpu").search("a")
     assert hit.regions[0].label == "boat"
+
+
+def test_an_encoder_that_returns_nonsense_for_a_query_is_named(made, monkeypatch):
+    from tests.made import toy_module
+
+    folder, out = made
+    engine = felga.Engine.open(out, device="cpu")
+    monkeypatch.setattr(toy_module().Toy, "encode_texts", lambda self, texts: np.ones((1, 7), np.float32))
+    with pytest.raises(BadInputError, match=r"'toy' returned vectors of shape \(1, 7\), expected \(1, 8\)"):
+        engine.search("a word that no cache has")
+    monkeypatch.setattr(
+        toy_module().Toy, "encode_regions", lambda self, images, boxes: [np.zeros((1, 8), np.float32)]
+    )
+    with pytest.raises(BadInputError, match="not of length 1"):
+        engine.search_image(folder / "p1.png")
+
+
+def test_queries_that_print_alike_do_not_share_a_cached_vector(made):
+    engine = felga.Engine.open(made[1], device="cpu")
+    engine.search("ca\u003f")
+    with pytest.raises((BadInputError, UnicodeEncodeError)):
+        engine.search("ca\udcff")

@@ -43,7 +43,7 @@ from felga.store.manifest import (
 )
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import image_schema, text_schema
-from felga.store.stored import IMAGES, TEXTS, NativeFolder, damaged
+from felga.store.stored import IMAGES, TEXTS, NativeFolder, StoredIndex, damaged
 from felga.types import Progress
 
 BUILDING = "building.json"  # the contract of a first run that is not finished
@@ -272,15 +272,13 @@ def _dry_run(
 ) -> None:
     """Fill the report with what a run would do; of an unfinished run only what is committed counts."""
     try:
-        before = read_manifest(NativeFolder(out).path)
+        opened = StoredIndex.open(out, hash_up_to=None)
     except NotFoundError:
         report.images.added, report.texts.added = len(listing.images), len(listing.texts)
         return
-    _check_same(before.contract, contract, "was built with")
-    folder = NativeFolder(out)
-    images = OwnerTable(folder.path / IMAGES, before.images.version)
-    texts = OwnerTable(folder.path / TEXTS, before.texts.version)
-    image_plan, text_plan = _plans(corpus, listing, images, texts, options, prune=True)
+    with opened:
+        _check_same(opened.manifest.contract, contract, "was built with")
+        image_plan, text_plan = _plans(corpus, listing, opened.images, opened.texts, options, prune=True)
     report.images, report.texts = image_plan.counts, text_plan.counts
     report.examples = {"images": image_plan.examples, "texts": text_plan.examples}
 

@@ -86,7 +86,7 @@ class Parts:
         vectors = _as_many(
             self.encoder.encode_regions(images, boxes), len(images), self.encoder.name, "arrays"
         )
-        return [self._unit(own, len(box)) for own, box in zip(vectors, boxes, strict=True)]
+        return [unit_vectors(own, len(box), self.encoder) for own, box in zip(vectors, boxes, strict=True)]
 
     def propose_keywords(self, texts: Sequence[str]) -> list[list[Keyword]]:
         """The keywords of texts."""
@@ -105,19 +105,25 @@ class Parts:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of words, (n, dim) float32."""
-        return self._unit(self.encoder.encode_texts(texts), len(texts))
+        return unit_vectors(self.encoder.encode_texts(texts), len(texts), self.encoder)
 
-    def _unit(self, vectors: Any, count: int) -> Vectors:
-        name, dim = self.encoder.name, self.encoder.dim
-        vectors = np.asarray(vectors)
-        if vectors.shape != (count, dim):
-            raise BadInputError(
-                f"encoder {name!r} returned vectors of shape {vectors.shape}, expected ({count}, {dim})"
-            )
-        unit: Vectors = vectors.astype(np.float32, copy=False)
-        if not (np.abs(np.linalg.norm(unit, axis=1) - 1) <= UNIT).all():
-            raise BadInputError(f"encoder {name!r} returned a vector that is not of length 1, or NaN")
-        return unit
+
+def unit_vectors(vectors: Any, count: int, encoder: Encoder) -> Vectors:
+    """What an encoder returned, as (count, dim) float32 of length 1.
+
+    Raises:
+        BadInputError: it has another shape, or a vector is NaN or of another length.
+    """
+    vectors = np.asarray(vectors)
+    if vectors.shape != (count, encoder.dim):
+        raise BadInputError(
+            f"encoder {encoder.name!r} returned vectors of shape {vectors.shape}, expected "
+            f"({count}, {encoder.dim})"
+        )
+    unit: Vectors = vectors.astype(np.float32, copy=False)
+    if not (np.abs(np.linalg.norm(unit, axis=1) - 1) <= UNIT).all():
+        raise BadInputError(f"encoder {encoder.name!r} returned a vector that is not of length 1, or NaN")
+    return unit
 
 
 def _as_many(found: Any, count: int, name: str, what: str) -> Any:

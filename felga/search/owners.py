@@ -17,8 +17,8 @@ from felga.search.scoring import Candidates, Extras, InnerProduct, Scorer, Searc
 from felga.types import Flags, Rows, Scores, Vectors
 
 ROUNDING = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
-Concepts: TypeAlias = Callable[[int], Sequence[Hashable]]
-"""The concept of each fragment of an owner: fragments of one concept count once among ties."""
+Concepts: TypeAlias = Callable[[Sequence[int]], Sequence[Sequence[Hashable]]]
+"""Owners to the concept of each of their fragments: fragments of one concept count once among ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +133,20 @@ def _ordered(owners: Sequence[Owner], concepts: Concepts | None) -> list[Owner]:
     out: list[Owner] = []
     for _, tied in groupby(sorted(owners, key=lambda owner: -owner.score), key=lambda owner: owner.score):
         group = list(tied)
-        out += group if len(group) == 1 else sorted(group, key=lambda owner: _rank_of_tie(owner, concepts))
+        if len(group) > 1:
+            names = concepts([owner.position for owner in group]) if concepts else [None] * len(group)
+            ranks = [_rank_of_tie(owner, own) for owner, own in zip(group, names, strict=True)]
+            group = [group[at] for at in sorted(range(len(group)), key=ranks.__getitem__)]
+        out += group
     return out
 
 
-def _rank_of_tie(owner: Owner, concepts: Concepts | None) -> tuple[list[float], int]:
+def _rank_of_tie(owner: Owner, concepts: Sequence[Hashable] | None) -> tuple[list[float], int]:
     """Fragment scores from the best to the worst, negated, one per concept; then the position."""
     scores = owner.scores[owner.scores > -np.inf].tolist()
     if concepts is not None:
         best: dict[Hashable, float] = {}
-        for concept, score in zip(concepts(owner.position), owner.scores.tolist(), strict=True):
+        for concept, score in zip(concepts, owner.scores.tolist(), strict=True):
             if score > best.get(concept, -np.inf):
                 best[concept] = score
         scores = list(best.values())

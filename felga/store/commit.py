@@ -26,6 +26,7 @@ from felga.store.manifest import (
     CorpusEntry,
     Errors,
     FenetEntry,
+    FileEntry,
     Manifest,
     TableEntry,
     read_manifest,
@@ -118,24 +119,14 @@ def commit(
     tables: dict[str, TableEntry] = {}
     for name, stem, table in (("images", "regions", images), ("texts", "keywords", texts)):
         old: TableEntry | None = getattr(before, name, None)
-        same_fenet = before is not None and before.fenet == entry
-        if (
+        unchanged = (
             old is not None
-            and same_fenet
+            and before is not None
+            and before.fenet == entry
             and old.version == table.version
             and all(piece in known for piece in old.pieces)
-        ):
-            tables[name] = old
-        else:
-            pieces, counts = build_pieces(
-                folder,
-                stem,
-                table,
-                transform=fenet.transform if fenet else lambda vectors: vectors,
-                mark=entry.sha256 if entry else "raw",
-                intact=known,
-            )
-            tables[name] = TableEntry(table.version, len(table), sum(counts), table.digest(), pieces, counts)
+        )
+        tables[name] = old if old and unchanged else _table_entry(folder, stem, table, fenet, known)
         files += [*table.files(), *(folder / piece for piece in tables[name].pieces)]
     manifest = Manifest(
         contract=contract,
@@ -155,6 +146,21 @@ def commit(
         manifest.write(folder)
     _clean(folder, manifest, images, texts)
     return manifest
+
+
+def _table_entry(
+    folder: Path, stem: str, table: OwnerTable, fenet: Fenet | None, known: Mapping[str, FileEntry]
+) -> TableEntry:
+    """The entry of a table, after writing those of its FAISS files that are not ``known``."""
+    pieces, counts = build_pieces(
+        folder,
+        stem,
+        table,
+        transform=fenet.transform if fenet else lambda vectors: vectors,
+        mark=fenet.entry.sha256 if fenet else "raw",
+        intact=known,
+    )
+    return TableEntry(table.version, len(table), sum(counts), table.digest(), pieces, counts)
 
 
 def _retire(folder: Path) -> None:

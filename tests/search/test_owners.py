@@ -68,13 +68,14 @@ def loop(vectors, offsets, query, k, allowed=None, u=None, g=0.0, concepts=None)
     ranked = []
     for owner in range(len(offsets) - 1):
         best: dict = {}
+        names = None if concepts is None else concepts([owner])[0]
         for place, row in enumerate(range(offsets[owner], offsets[owner + 1])):
             if allowed is not None and not allowed[row]:
                 continue
             score = np.einsum("nd,d->n", vectors[row : row + 1], query)[0]
             if u is not None and score > 0:
                 score = np.float32(score * u[row] ** g)
-            concept = place if concepts is None else concepts(owner)[place]
+            concept = place if names is None else names[place]
             best[concept] = max(best.get(concept, -np.inf), float(score))
         if best:
             ranked.append(([*(-score for score in sorted(best.values(), reverse=True)), np.inf], owner))
@@ -128,8 +129,8 @@ def test_ties_are_broken_by_the_next_best_fragments(tmp_path, seed, k):
     drawn = rng.integers(0, 6, offsets[-1])
     vectors = words[drawn]
 
-    def concepts(owner):
-        return [int(word) // 2 for word in drawn[offsets[owner] : offsets[owner + 1]]]
+    def concepts(owners):
+        return [[int(word) // 2 for word in drawn[offsets[at] : offsets[at + 1]]] for at in owners]
 
     for same in (None, concepts):
         ranked = best_owners(build(tmp_path, vectors), offsets, words, k, concepts=same)
@@ -146,7 +147,9 @@ def test_singular_and_plural_count_once():
     query, offsets = zebra[None], np.array([0, 2, 4])
     alone = best_owners(Loop(vectors), offsets, query, 2)[0]
     assert [owner.position for owner in alone] == [0, 1]
-    once = best_owners(Loop(vectors), offsets, query, 2, concepts=names.__getitem__)[0]
+    once = best_owners(
+        Loop(vectors), offsets, query, 2, concepts=lambda owners: [names[at] for at in owners]
+    )[0]
     assert [owner.position for owner in once] == [1, 0]
 
 
