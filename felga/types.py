@@ -20,6 +20,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """(n, dim) float32, each row of length 1."""
+RegionFeatures: TypeAlias = npt.NDArray[np.float16]
+"""(n, feature_dim) float16, not normalized: what an encoder's network saw of each region before its head."""
 Scores: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -65,12 +67,14 @@ class Region:
     Attributes:
         whole: the region is the whole image.
         label: the class assigned by the detector, if the proposer has classes.
+        quality: predicted IoU of the box with an object, in (0, 1]; None: not predicted.
     """
 
     box: Box
     score: float
     whole: bool = False
     label: str | None = None
+    quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +92,11 @@ class Keyword:
 
 @dataclass(frozen=True, slots=True)
 class RegionHit:
-    """A region of an image with its score for the query.
+    """A region of an image with its score for the query: meaning and quality together.
 
     Attributes:
+        similarity: the cosine between the query and the region: its meaning alone.
+        quality: predicted IoU of the box with an object, in (0, 1]; None: not predicted.
         label: the class assigned by the detector, if the proposer has classes.
     """
 
@@ -98,6 +104,8 @@ class RegionHit:
     score: float
     whole: bool = False
     label: str | None = None
+    similarity: float = float("nan")
+    quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +207,53 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of words, phrases or sentences: (n, dim) float32."""
         ...
+
+
+@runtime_checkable
+class FeatureEncoder(Encoder, Protocol):
+    """An encoder that also hands out what its network saw of a region, for a FENet that learns from it."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of the features of a region."""
+        ...
+
+    def encode_features(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
+    ) -> list[tuple[Vectors, RegionFeatures]]:
+        """:meth:`encode_regions` with the features beside the vectors, from the same forward passes.
+
+        Returns:
+            Per image the vectors (n_i, dim) float32, equal to those of :meth:`encode_regions`, and the
+            features (n_i, feature_dim) float16.
+        """
+        ...
+
+
+class Embedding(Protocol):
+    """From frozen vectors to the fragment embeddings that are searched: a FENet, or the identity."""
+
+    def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
+        """Embeddings (n, dim') of regions, of length 1.
+
+        Args:
+            vectors: (n, dim) of the encoder.
+            features: (n, feature_dim), None where the encoder has none.
+        """
+        ...
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """Embeddings (n, dim') of words, phrases or sentences, of length 1; vectors (n, dim)."""
+        ...
+
+
+class Frozen:
+    """The :class:`Embedding` of a frozen encoder: its vectors unchanged."""
+
+    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
+        """The vectors themselves."""
+        return vectors
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """The vectors themselves."""
+        return vectors

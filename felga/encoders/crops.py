@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from felga.encoders.inputs import check_pairs, check_texts, scaled_boxes
 from felga.types import Boxes, DecodedImage, Vectors
 
+T = TypeVar("T")
 LONGEST_ASPECT = 8
 VERSION = 1
 """Raised when the same settings yield other pixels."""
@@ -115,11 +116,18 @@ class Crops:
         Raises:
             BadInputError: the lists differ in length, or a box is not finite.
         """
+        outputs = [F.normalize(batch.float(), dim=-1) for batch in self.batches(images, boxes, forward)]
+        return split(outputs, [len(np.reshape(rows, (-1, 4))) for rows in boxes], self.dim)
+
+    def batches(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes], forward: Callable[[Tensor], T]
+    ) -> list[T]:
+        """What ``forward`` returns for each batch of crops; arguments and errors of :meth:`encode`."""
         check_pairs(images, boxes)
         crops = (crop for image, rows in zip(images, boxes, strict=True) for crop in cut(image, rows))
         # A GPU waits for pixels, so several threads resize; on the CPU the model itself needs the cores.
         threads = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
-        outputs: list[Tensor] = []
+        outputs: list[T] = []
         with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
             while batch := list(islice(crops, self.batch_size)):
                 fit = self.preprocessing.fit
@@ -127,8 +135,8 @@ class Crops:
                 if self.device.type == "cuda":
                     stacked = stacked.pin_memory().to(self.device, non_blocking=True)
                 inputs = self.preprocessing.normalize(stacked, self.dtype)  # (b, 3, h, w)
-                outputs.append(F.normalize(forward(inputs).float(), dim=-1))  # (b, dim)
-        return split(outputs, [len(np.reshape(rows, (-1, 4))) for rows in boxes], self.dim)
+                outputs.append(forward(inputs))
+        return outputs
 
 
 def cut(image: DecodedImage, boxes: Boxes) -> Iterator[Tensor]:
@@ -165,7 +173,7 @@ def encode_batches(
 
 
 def split(outputs: Sequence[Tensor], counts: Sequence[int], dim: int) -> list[Vectors]:
-    """Rows of batches regrouped per image; they leave the device once."""
+    """Rows (n, dim) of batches regrouped per image; they leave the device once."""
     rows = torch.cat(list(outputs)).cpu().numpy() if outputs else np.zeros((0, dim), np.float32)
     return [np.ascontiguousarray(part) for part in np.split(rows, np.cumsum(counts)[:-1])] if counts else []
 

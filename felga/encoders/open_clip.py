@@ -120,9 +120,10 @@ class Clip(TwoTowers):
                 inputs = layer(inputs)
             return inputs
 
-        return self._one_pass.encode(
+        encoded = self._one_pass.encode(
             images, boxes, trunk=trunk, head=lambda bins: cast(torch.Tensor, visual.attnpool(bins))
         )
+        return [vectors for vectors, _ in encoded]
 
     @property
     def _one_pass(self) -> OnePass:
@@ -136,6 +137,7 @@ class Clip(TwoTowers):
             self.device,
             self.dtype,
             self.dim,
+            32 * self._config["vision_cfg"]["width"],
         )
 
     def _embed_pixels(self, batch: torch.Tensor) -> torch.Tensor:

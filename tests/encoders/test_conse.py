@@ -16,8 +16,8 @@ from felga.encoders import conse as module
 from felga.errors import BadInputError, MissingError
 from felga.models.minilm import minilm
 from felga.registry import make_encoder
-from felga.testing.encoder import noise
-from felga.types import DecodedImage
+from felga.testing.encoder import IMAGES, boxes, noise
+from felga.types import DecodedImage, FeatureEncoder
 
 from .contract import LazyContract
 
@@ -205,3 +205,20 @@ def test_without_open_clip_conse_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: elsewhere)
     with pytest.raises(MissingError, match=r"has no zero_shot_metadata\.py, which conse needs: pip install"):
         module.class_names()
+
+
+@pytest.mark.parametrize("pooling", ["roi", "crop"])
+def test_features_are_what_the_classifier_saw(pooling):
+    encoder = make_encoder("conse", device="cpu", pooling=pooling)
+    assert isinstance(encoder, FeatureEncoder)
+    rows = [boxes(IMAGES[0].whole, (0, 0, 30, 40)), boxes(), boxes((0, 0, 31, 33))]
+    both = encoder.encode_features(IMAGES, rows)
+    for (vectors, features), own in zip(both, encoder.encode_regions(IMAGES, rows), strict=True):
+        np.testing.assert_array_equal(vectors, own)
+        assert features.shape == (len(own), encoder.feature_dim)
+        assert features.dtype == np.float16
+    network, classes = encoder._load()
+    logits = network._fc(torch.from_numpy(both[0][1].astype(np.float32)))
+    weights, likeliest = logits.softmax(-1).topk(50, -1)
+    expected = torch.nn.functional.normalize(torch.einsum("nk,nkd->nd", weights, classes[likeliest]), dim=-1)
+    np.testing.assert_allclose(both[0][0], expected.detach().numpy(), atol=2e-3)
