@@ -74,6 +74,9 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         ),
     },
     "regions": {
+        "learned": Entry(
+            "felga.proposals.learned:learned", "learned or learned:FILE, a small head trained on boxes"
+        ),
         "selective-search": Entry(
             "felga.proposals.unsupervised:selective_search", "grouped superpixels (Uijlings 2013)"
         ),

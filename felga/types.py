@@ -32,9 +32,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, called as work proceeds; ``stage`` names what is counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class DecodedImage:
-    """A decoded image, upright.
+    """A decoded image, upright. It may be referred to weakly: what was computed of it can go with it.
 
     Attributes:
         image_id: its id in the corpus.

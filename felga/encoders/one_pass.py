@@ -22,9 +22,9 @@ from torch import Tensor
 
 from felga.encoders.crops import Preprocessing
 from felga.encoders.inputs import check_pairs, scaled_boxes
-from felga.types import Boxes, DecodedImage, RegionFeatures, Vectors
+from felga.models.efficientnet import STRIDE, working_size
+from felga.types import Boxes, DecodedImage, Vectors
 
-STRIDE = 32  # input pixels per cell of the last feature map, in every network used here
 VERSION = 1
 """Raised when the same settings yield other features of a region."""
 
@@ -41,7 +41,6 @@ class OnePass:
         batch_size: images per forward pass on a GPU.
         device, dtype: of the model's input.
         dim: length of the vectors.
-        channels: of the feature map.
     """
 
     preprocessing: Preprocessing
@@ -52,7 +51,6 @@ class OnePass:
     device: torch.device
     dtype: torch.dtype
     dim: int
-    channels: int
 
     def settings(self) -> dict[str, Any]:
         """Json values, for an encoder's identity."""
@@ -73,8 +71,8 @@ class OnePass:
         *,
         trunk: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
-    ) -> list[tuple[Vectors, RegionFeatures]]:
-        """Unit vectors and features of regions.
+    ) -> list[Vectors]:
+        """Unit vectors of regions.
 
         Args:
             boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
@@ -82,8 +80,7 @@ class OnePass:
             head: (n, c, bins, bins) -> (n, dim), of any length.
 
         Returns:
-            Per image the vectors (n_i, dim) float32, each row of length 1, and the features (n_i, c)
-            float16: the mean over a region's bins.
+            Per image (n_i, dim) float32, each row of length 1.
 
         Raises:
             BadInputError: the lists differ in length, or a box is not finite.
@@ -94,8 +91,7 @@ class OnePass:
             if len(boxes[i]):
                 height, width = image.pixels.shape[:2]
                 groups[working_size(height, width, self.longer_side)].append(i)
-        empty = np.empty((0, self.dim), np.float32), np.empty((0, self.channels), np.float16)
-        encoded: list[tuple[Vectors, RegionFeatures]] = [empty] * len(images)
+        vectors: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(images)
         at_once = self.batch_size if self.device.type == "cuda" else 2  # more overflow a CPU's cache
         for size, members in groups.items():
             for start in range(0, len(members), at_once):
@@ -107,13 +103,11 @@ class OnePass:
                         roi_align(one, torch.from_numpy(rows).to(one.device), self.bins, self.samples)
                         for one, rows in zip(features, rois, strict=True)
                     ]
-                    bins = torch.cat(pooled)  # (n, c, bins, bins)
-                    vectors = F.normalize(head(bins).float(), dim=-1).cpu().numpy()  # (n, dim)
-                    seen = bins.float().mean((2, 3)).half().cpu().numpy()  # (n, c)
-                ends = np.cumsum([len(rows) for rows in rois])[:-1]
-                for i, *own in zip(batch, np.split(vectors, ends), np.split(seen, ends), strict=True):
-                    encoded[i] = np.ascontiguousarray(own[0]), np.ascontiguousarray(own[1])
-        return encoded
+                    joint = F.normalize(head(torch.cat(pooled)).float(), dim=-1).cpu().numpy()  # (n, dim)
+                parts = np.split(joint, np.cumsum([len(rows) for rows in rois])[:-1])
+                for i, part in zip(batch, parts, strict=True):
+                    vectors[i] = np.ascontiguousarray(part)
+        return vectors
 
     def _inputs(self, images: Sequence[DecodedImage], height: int, width: int) -> Tensor:
         """(b, 3, height, width) of ``dtype``, normalized."""
@@ -121,16 +115,6 @@ class OnePass:
         resized = [Image.fromarray(image.pixels).resize((width, height), resample) for image in images]
         pixels = torch.from_numpy(np.stack([np.asarray(one) for one in resized]))
         return self.preprocessing.normalize(pixels.to(self.device).permute(0, 3, 1, 2), self.dtype)
-
-
-def working_size(height: int, width: int, longer_side: int) -> tuple[int, int]:
-    """(height, width) with the longer side ``longer_side``, both multiples of 32.
-
-    >>> working_size(480, 640, 384)
-    (288, 384)
-    """
-    scale = longer_side / max(height, width) / STRIDE
-    return max(1, round(height * scale)) * STRIDE, max(1, round(width * scale)) * STRIDE
 
 
 def roi_align(features: Tensor, boxes: Tensor, bins: int, samples: int) -> Tensor:

@@ -21,12 +21,13 @@ import torch
 
 from felga.encoders.crops import Preprocessing
 from felga.encoders.inputs import check_options
-from felga.encoders.one_pass import STRIDE, OnePass
+from felga.encoders.one_pass import OnePass
 from felga.encoders.open_clip_model import build_tokenizer, build_tower, preprocess_settings
 from felga.encoders.towers import Tower, TwoTowers
 from felga.errors import BadInputError, MissingError, NotFoundError, did_you_mean
 from felga.files import read_regular, to_json
 from felga.models.device import pick_device
+from felga.models.efficientnet import STRIDE
 from felga.models.weights import (
     first_line,
     hub_file,
@@ -120,10 +121,9 @@ class Clip(TwoTowers):
                 inputs = layer(inputs)
             return inputs
 
-        encoded = self._one_pass.encode(
+        return self._one_pass.encode(
             images, boxes, trunk=trunk, head=lambda bins: cast(torch.Tensor, visual.attnpool(bins))
         )
-        return [vectors for vectors, _ in encoded]
 
     @property
     def _one_pass(self) -> OnePass:
@@ -137,7 +137,6 @@ class Clip(TwoTowers):
             self.device,
             self.dtype,
             self.dim,
-            32 * self._config["vision_cfg"]["width"],
         )
 
     def _embed_pixels(self, batch: torch.Tensor) -> torch.Tensor:

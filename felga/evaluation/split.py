@@ -20,10 +20,10 @@ from felga.corpus.decode import read_image
 from felga.errors import BadInputError
 from felga.evaluation.class_names import mentions
 from felga.evaluation.protocol import Split
-from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.files import canonical, sha256_file, shown, to_json
 from felga.indexing.job import index
 from felga.indexing.parts import Parts
+from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.store.manifest import Manifest
 from felga.store.schema import flat, list_lengths
 from felga.store.stored import StoredIndex

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError
-from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.recipes import Recipe, from_json
 from felga.files import shown, to_json
+from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.types import Vectors
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from felga.errors import BadInputError
-from felga.fenet.arrays import read_arrays, write_arrays
 from felga.files import shown
+from felga.models.arrays import read_arrays, write_arrays
 from felga.search.segments import check_offsets, check_unit
 from felga.types import Flags, Rows, Vectors
 

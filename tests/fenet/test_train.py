@@ -12,11 +12,11 @@ import torch
 
 from felga.errors import BadInputError, DivergedError, MissingError
 from felga.fenet import losses, model, pseudo_labels, step, train, validation
-from felga.fenet.arrays import read_arrays, write_arrays
 from felga.fenet.features import Features
 from felga.fenet.model import arrays_of, build
 from felga.fenet.recipes import TRAINED, make_recipe
 from felga.fenet.validation import Validation
+from felga.models.arrays import read_arrays, write_arrays
 
 from .pairs import make_pairs, with_empty_pairs
 

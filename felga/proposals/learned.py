@@ -1,0 +1,169 @@
+"""``learned``: class-agnostic regions by a small trained head, and the predicted IoU of any box.
+
+The head reads the feature maps of a frozen EfficientNet-Lite0, which conse computes anyway: with conse, both
+share one forward pass. The packaged weights were trained on boxes, without class names: ``supervision`` in
+:meth:`Learned.settings` says on which. ``learned:FILE`` takes weights of ``felga train-regions``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from felga.errors import BadInputError
+from felga.files import sha256_file, shown
+from felga.models.arrays import read_arrays
+from felga.models.device import pick_device
+from felga.models.efficientnet import NETWORKS, STRIDE, shared_trunk
+from felga.proposals.region_head import NETWORK, RegionHead
+from felga.proposals.region_loss import iou
+from felga.proposals.regions import WHOLE, as_regions
+from felga.types import Boxes, DecodedImage, Region
+
+PACKAGED = Path(__file__).parent / "weights" / "regions.safetensors"
+DUPLICATE = 0.5  # IoU with a better box
+CANDIDATES = 600  # best points of an image
+LEAST = 1e-3  # the smallest quality: its logarithm is part of a score
+VERSION = 1
+"""Raised when the same settings yield other regions or qualities."""
+
+
+def learned(argument: str, *, device: str = "auto") -> Learned:
+    """The proposer ``learned`` with the packaged weights, or ``learned:FILE``.
+
+    Raises:
+        NotFoundError, BadInputError: the file is missing, damaged, or of another kind.
+        MissingError: no such device.
+    """
+    return Learned(Path(argument).expanduser() if argument else PACKAGED, device, bool(argument))
+
+
+class Learned:
+    """A trained region head on the maps of a frozen network; loaded on first use. Thread-safe."""
+
+    def __init__(self, path: Path, device: str, named: bool) -> None:
+        self.name = f"learned:{path}" if named else "learned"
+        self._path = path
+        self._trunk = shared_trunk(NETWORK, pick_device(device))
+        self._lock = threading.Lock()
+        if named:
+            _ = self._about  # the file is checked before any work
+
+    def settings(self) -> Mapping[str, Any]:
+        """Weights by sha256, whose boxes they learned from, and the settings of the pass."""
+        return {
+            "name": "learned",
+            "version": VERSION,
+            "weights": {NETWORK: NETWORKS[NETWORK][0], "head": sha256_file(self._path)},
+            "supervision": self._about["supervision"],
+            "preprocessing": self._trunk.settings(),
+            "candidates": CANDIDATES,
+            "duplicate": DUPLICATE,
+        }
+
+    def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
+        """For each image at most ``top`` regions, by predicted IoU, which is their score and quality.
+
+        Raises:
+            MissingError, BadInputError: weights are missing or damaged.
+        """
+        return [self._propose(image, top) for image in images]
+
+    def quality(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Predicted IoU with an object, (n_i,) float32 in (0, 1], of boxes of any origin.
+
+        A box is as good as the head's predictions that it covers: the greatest product of a prediction's own
+        quality and its IoU with the box. For a region of :meth:`propose` that is hardly more than its score.
+
+        Args:
+            boxes: ``boxes[i]`` (n_i, 4) of ``images[i]``, pixels of the upright original.
+        """
+        return [self._quality(image, own) for image, own in zip(images, boxes, strict=True)]
+
+    def _quality(self, image: DecodedImage, boxes: Boxes) -> npt.NDArray[np.float32]:
+        found, scores, scale = self._candidates(image)
+        asked = torch.from_numpy(np.asarray(boxes, np.float32).reshape(-1, 4) * scale).to(found.device)
+        best = (iou(asked, found) * scores).amax(1).clamp(LEAST, 1)
+        return np.asarray(best.cpu().numpy(), np.float32)
+
+    def _propose(self, image: DecodedImage, top: int) -> list[Region]:
+        if top < 1:
+            return []
+        found, scores, scale = self._candidates(image)
+        width, height = image.width * scale[0], image.height * scale[1]
+        part = (found[:, 2:] - found[:, :2]).prod(1) < WHOLE * width * height
+        boxes, values = found[part].cpu(), scores[part].cpu()
+        kept = _distinct(boxes, top)
+        regions = as_regions(image, boxes[kept] / torch.from_numpy(scale), values[kept], top)
+        return [Region(one.box, one.score, quality=max(one.score, LEAST)) for one in regions]
+
+    def _candidates(self, image: DecodedImage) -> tuple[Tensor, Tensor, npt.NDArray[np.float32]]:
+        """The best predictions of an image.
+
+        Returns:
+            boxes (n, 4) in pixels of the network's input and their predicted IoU (n,), best first; and the
+            factors (4,) that take a box of the original there.
+        """
+        head = self._head
+        levels = self._trunk.maps(image).levels
+        height, width = (STRIDE * side for side in levels[-1].shape[1:])
+        with torch.inference_mode():
+            logits, boxes = head([level[None].float() for level in levels])
+            limit = torch.tensor([width, height] * 2, dtype=torch.float32, device=boxes.device)
+            clipped = boxes[0].clamp(min=0).minimum(limit)
+            order = logits[0].argsort(descending=True, stable=True)[:CANDIDATES]
+            scale = np.array([width / image.width, height / image.height] * 2, np.float32)
+            return clipped[order], logits[0, order].sigmoid(), scale
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        about = read_arrays(self._path, "regions")[1]
+        if about.get("network", {}).get("weights") != NETWORKS[NETWORK][0] or not isinstance(
+            about.get("supervision"), str
+        ):
+            raise BadInputError(
+                f"{shown(self._path)} was trained on another network's maps, or does not say on whose boxes: "
+                "train it with felga train-regions"
+            )
+        return about
+
+    @cached_property
+    def _head(self) -> RegionHead:
+        with self._lock:
+            arrays, _ = read_arrays(self._path, "regions")
+            _ = self._about
+            head = RegionHead()
+            expected = {name: tuple(value.shape) for name, value in head.state_dict().items()}
+            finite = all(np.isfinite(array).all() for array in arrays.values())
+            if {name: array.shape for name, array in arrays.items()} != expected or not finite:
+                raise BadInputError(f"{shown(self._path)} holds no region head of this felga: train it again")
+            values = {
+                name: torch.from_numpy(array.astype(np.float32) if array.dtype == np.float16 else array)
+                for name, array in arrays.items()
+            }
+            head.load_state_dict(values)
+            return head.eval().requires_grad_(False).to(self._trunk.device)
+
+
+def _distinct(boxes: Tensor, top: int) -> Tensor:
+    """Rows of the first ``top`` boxes (n, 4) that overlap no better one by more than half (greedy)."""
+    overlap = iou(boxes, boxes) > DUPLICATE
+    alive = torch.ones(len(boxes), dtype=torch.bool)
+    kept: list[int] = []
+    for row in range(len(boxes)):
+        if len(kept) == top:
+            break
+        if alive[row]:
+            kept.append(row)
+            alive &= ~overlap[row]
+    return torch.tensor(kept, dtype=torch.int64)

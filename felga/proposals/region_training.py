@@ -1,0 +1,223 @@
+"""Training the region head on boxes in COCO's format: without class names, resumable, deterministic.
+
+The frozen network sees each image in four views (two sizes, each also mirrored). Its maps are kept in half
+precision beside the weights to be written, some 2 MB per image, and removed when the training is done.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from felga.corpus.coco import read_coco, read_instances
+from felga.errors import BadInputError, DivergedError
+from felga.files import canonical, sha256_file, shown, storage_errors
+from felga.models.arrays import read_arrays, write_arrays
+from felga.models.device import pick_device
+from felga.models.efficientnet import NETWORKS
+from felga.proposals.region_head import NETWORK, RegionHead, points_of
+from felga.proposals.region_loss import sums, total
+from felga.proposals.region_views import SIDES, Objects, View, Views
+from felga.types import Progress
+from felga.version import __version__
+
+EPOCHS, BATCH = 4, 8
+RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.1
+CLIP, AVERAGED = 5.0, 0.998  # norm of the gradient; decay of the moving average of the weights
+
+
+def train_regions(
+    instances: Path,
+    images: Path,
+    out: Path,
+    *,
+    supervision: str,
+    classes: Sequence[str] | None = None,
+    leave_out: tuple[int, int] | None = None,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress = lambda stage, done, total: None,
+) -> None:
+    """Train a region head and write its weights, for ``--regions learned:FILE``.
+
+    Crowds are neither objects nor background.
+
+    Args:
+        instances, images: COCO's instances json, and the folder of its images.
+        out: the weights to write; until then ``out`` + ``.training`` holds the maps and the last epoch.
+        supervision: whose boxes these are, in a few words; stated wherever the regions are used.
+        classes: learn from the boxes of these classes alone; None: all. To measure the others.
+        leave_out: ``(n, k)``: not the images whose position, by id, is k modulo n. To measure on these.
+        epochs: each sees every view of every image once.
+        seed: of weights and order.
+        resume: continue an interrupted training with the same arguments; the outcome is the same.
+        progress: called with ``maps`` (images seen by the network) and ``regions`` (steps).
+
+    Raises:
+        NotFoundError, BadInputError: boxes or an image cannot be read, or there is nothing to learn from.
+        DivergedError: the loss is not finite.
+        StorageError: the disk is full.
+    """
+    rows, boxes = _to_learn(instances, classes, leave_out)
+    origin = canonical(
+        {
+            "supervision": supervision,
+            "instances": sha256_file(instances),
+            "images": len(rows),
+            "boxes": sum(len(own.objects) for own in boxes.values()),
+            "classes": None if classes is None else sorted(classes),
+            "network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]},
+            "sides": list(SIDES),
+            "epochs": epochs,
+            "seed": seed,
+        }
+    )
+    work = Path(f"{out}.training")
+    with storage_errors(out):
+        if work.exists() and not resume:
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        views = Views(work)
+        views.fill(
+            [(str(row["id"]), images / row["file_name"]) for row in rows], pick_device(device), progress
+        )
+        with torch.random.fork_rng(devices=[]):
+            run = _Run(views, boxes, epochs, seed)
+            run.restore(work / "state.safetensors", origin)
+            while run.epoch < epochs:
+                run.one_epoch(progress)
+                run.save(work / "state.safetensors", origin)
+        arrays = {name: value.numpy() for name, value in run.average.state_dict().items()}
+        half = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in arrays.items()}
+        write_arrays(out, "regions", half, {**origin, "felga": __version__})
+        shutil.rmtree(work)
+
+
+def _to_learn(
+    instances: Path, classes: Sequence[str] | None, leave_out: tuple[int, int] | None
+) -> tuple[list[dict[str, Any]], dict[str, Objects]]:
+    """The rows of the images, by id, and their boxes."""
+    truth = read_instances(instances)
+    if unknown := sorted(set(classes or ()) - set(truth.categories.values())):
+        raise BadInputError(f"{shown(instances)} has no class {unknown[0]!r}")
+    kept = None if classes is None else {i for i, name in truth.categories.items() if name in classes}
+    rows = sorted(read_coco(instances)["images"], key=lambda row: int(row["id"]))
+    rows = [row for at, row in enumerate(rows) if leave_out is None or at % leave_out[0] != leave_out[1]]
+    boxes = {
+        str(row["id"]): Objects.of(truth, str(row["id"]), (row["width"], row["height"]), kept) for row in rows
+    }
+    if not any(len(own.objects) for own in boxes.values()):
+        raise BadInputError(f"{shown(instances)} has no box to learn from: name COCO's instances json")
+    return rows, boxes
+
+
+class _Run:
+    """The state of a training, on the CPU: the head is small."""
+
+    def __init__(self, views: Views, boxes: Mapping[str, Objects], epochs: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.views, self.boxes, self.seed = views, boxes, seed
+        self.epoch = 0
+        self.steps = max(1, len(views.views) // BATCH)
+        self.all_steps = epochs * self.steps
+        self.head = RegionHead()
+        self.average = deepcopy(self.head).eval()
+        self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
+        for weight in self.head.parameters():  # made here: a resumed step is no first step
+            moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+            self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
+
+    def one_epoch(self, progress: Progress) -> None:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.views.views))
+        self.head.train()
+        for step in range(self.steps):
+            done = self.epoch * self.steps + step
+            self.optimizer.param_groups[0]["lr"] = RATE * _rate(done / self.all_steps)
+            loss = self._loss([self.views.views[at] for at in order[step * BATCH : (step + 1) * BATCH]])
+            if not bool(torch.isfinite(loss)):
+                raise DivergedError(f"the loss is {float(loss)} at step {done + 1}: check the boxes")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.head.parameters(), CLIP)
+            self.optimizer.step()
+            self._follow(done)
+            progress("regions", done + 1, self.all_steps)
+        self.epoch += 1
+
+    def _loss(self, views: Sequence[View]) -> Tensor:
+        maps = self.views.batch(views)
+        logits, boxes = self.head(maps)
+        height, width = maps[-1].shape[2] * 32, maps[-1].shape[3] * 32
+        points = points_of(height, width)
+        x, y = points.at.unbind(1)
+        parts = []
+        for row, view in enumerate(views):
+            truth, crowds = self.boxes[view.image_id].seen(view)
+            counts = (x < view.width) & (y < view.height)
+            for x1, y1, x2, y2 in crowds:
+                counts &= ~((x > x1) & (x < x2) & (y > y1) & (y < y2))
+            parts.append(sums(logits[row], boxes[row], truth, points, counts))
+        return total(parts)
+
+    @torch.no_grad()
+    def _follow(self, done: int) -> None:
+        """The moving average, which is what is written; it forgets faster at first."""
+        keep = min(AVERAGED, (2 + done) / (11 + done))
+        for mean, value in zip(
+            self.average.state_dict().values(), self.head.state_dict().values(), strict=True
+        ):
+            if mean.is_floating_point():
+                mean.mul_(keep).add_(value, alpha=1 - keep)
+            else:
+                mean.copy_(value)
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"head/{name}": value for name, value in self.head.state_dict().items()}
+        state |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        for name, weight in self.head.named_parameters():
+            state |= {f"{key}/{name}": value for key, value in self.optimizer.state[weight].items()}
+        return state
+
+    def save(self, path: Path, origin: Mapping[str, Any]) -> None:
+        """Write everything that the next epoch depends on."""
+        arrays = {name: value.numpy() for name, value in self._state().items()}
+        write_arrays(path, "training", arrays, {"origin": origin, "epoch": self.epoch})
+
+    def restore(self, path: Path, origin: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`save` wrote, if it did.
+
+        Raises:
+            BadInputError: it is of another training, or damaged.
+        """
+        if not path.exists():
+            return
+        arrays, about = read_arrays(path, "training")
+        state = self._state()
+        if about.get("origin") != origin or {n: a.shape for n, a in arrays.items()} != {
+            name: tuple(value.shape) for name, value in state.items()
+        }:
+            raise BadInputError(
+                f"{shown(path)} is the state of another training: train without --resume, or with the same "
+                "boxes and options"
+            )
+        with torch.no_grad():
+            for name, value in state.items():
+                value.copy_(torch.from_numpy(arrays[name]))
+        self.epoch = int(about["epoch"])
+
+
+def _rate(done: float) -> float:
+    """The rate after the share ``done``: linear warm-up, then a cosine to 0."""
+    if done < WARM_UP:
+        return 0.04 + 0.96 * done / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
