@@ -165,7 +165,7 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 2"),
+        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 3"),
         (lambda m: {**m, "format": "other"}, "is not the manifest of a felga index"),
         (lambda m: {k: v for k, v in m.items() if k != "dim"}, "has missing or unknown fields"),
         (lambda m: {**m, "more": 1}, "has missing or unknown fields"),
