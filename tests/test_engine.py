@@ -38,7 +38,6 @@ def test_a_search_finds_the_object(engine, demo):
         assert all(label in demo[1].boxes[hit.image_id] for hit in hits), query
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         for hit in hits:
-            assert hit.score == hit.regions[0].score
             assert Path(hit.path).is_file()
         shares = [share_inside(hit.regions[0].box, demo[1].boxes[hit.image_id][label]) for hit in hits]
         assert max(shares) > 0.5, f"no box of {query} holds the {label}: {shares}"
