@@ -247,7 +247,7 @@ class ScoreMatrix:
             self._over_slots(each, top, spare, torch.maximum)
 
     def _over_slots(self, each: Tensor, top: Tensor, spare: Tensor, combine: Callable[..., Tensor]) -> Tensor:
-        """Combine the rows of each owner in ``top`` (T, n), ``-inf`` without any; returns the owners with some."""
+        """Combine each owner's rows in ``top`` (T, n), ``-inf`` without any; returns those with some."""
         filled = len(self._slots[0]) if self._slots else 0
         top[filled:] = -torch.inf
         for j, slot in enumerate(self._slots):
