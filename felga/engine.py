@@ -25,6 +25,7 @@ from felga.search.scoring import MeaningAndQuality
 from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
 from felga.store.stored import StoredIndex
+from felga.store.vocabulary import Vocabulary
 from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, TextHit, Vectors
 
 if TYPE_CHECKING:
@@ -196,6 +197,19 @@ class Engine:
                 "metadata.jsonl, and run `felga index` again"
             )
         return self._text_hits(self._image_vector(image, box), k, owner)[0]
+
+    def unknown_words(self, query: str) -> dict[str, list[str]]:
+        """Words of a query that neither the index nor its encoder knows -> the nearest known ones, if any.
+
+        Empty for an encoder that has no list of words. Loads no model.
+
+        >>> engine.unknown_words("a zerba")  # doctest: +SKIP
+        {'zerba': ['zebra']}
+        """
+        vocabulary: Vocabulary = self._once(
+            "vocabulary", lambda: Vocabulary(self.index.texts, self.manifest.contract.encoder)
+        )
+        return vocabulary.unknown(query)
 
     @property
     def encoder(self) -> Encoder:

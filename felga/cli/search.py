@@ -66,6 +66,7 @@ def search(
                 )
             ]
         else:
+            _say_unknown(engine, asked)
             hits = engine.search_all(
                 asked, top, regions=regions, whole=whole, quality=quality, owner=owner_score
             )
@@ -144,6 +145,14 @@ def print_answers(
         Answer(query, shown(folder), found, kind, missing) for query, found in zip(asked, hits, strict=True)
     ]
     echo(render(answers, form, many=many, only_ascii=only_ascii()))
+
+
+def _say_unknown(engine: Engine, queries: Sequence[str]) -> None:
+    """One line for each word that nothing knows."""
+    unknown = {word: near for query in queries for word, near in engine.unknown_words(query).items()}
+    for word, near in unknown.items():
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        say(f"{word!r} is not a word that this index or encoder knows{nearest}")
 
 
 def _readable(query: str) -> str:

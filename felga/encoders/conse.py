@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.minilm import DIM, SHA256, minilm
 from felga.models.weights import check_weights
+from felga.models.wordlist import class_names
 from felga.types import Boxes, DecodedImage, Encoder, RegionFeatures, Vectors
 
 NETWORKS = {  # sha256 of the weights, and the side in pixels that they were trained with
@@ -210,28 +210,6 @@ def weights_file(network: str) -> Path:
         ) from error
     holder = getattr(module, f"Efficientnet{network.capitalize()}ModelFile")
     return Path(holder.get_model_file_path())
-
-
-@functools.cache
-def class_names() -> tuple[str, ...]:
-    """ImageNet's 1,000 class names as open_clip words them, in the order of the classifier.
-
-    Its metadata is a module of plain lists; importing open_clip itself would take seconds.
-
-    Raises:
-        MissingError: open_clip is not installed, or keeps them elsewhere.
-    """
-    mend = "pip install 'open_clip_torch>=3,<4'"
-    package = importlib.util.find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise MissingError(f"conse needs the class names in open_clip, which is not installed: {mend}")
-    path = Path(package.submodule_search_locations[0], "zero_shot_metadata.py")
-    spec = importlib.util.spec_from_file_location("felga_class_names", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise MissingError(f"this open_clip has no {path.name}, which conse needs: {mend}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return tuple(module.IMAGENET_CLASSNAMES)
 
 
 @functools.cache
