@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -15,15 +16,17 @@ import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown, to_json
-from felga.indexing.parts import unit_vectors
+from felga.indexing.parts import encoded_regions, unit_vectors
 from felga.models.cache import VectorCache
-from felga.proposals.inflection import singular
 from felga.registry import make_encoder
-from felga.search.owners import Owner, best_owners
+from felga.search.owners import best_owners
+from felga.search.rules import OwnerScore, image_rule, text_rule
+from felga.search.scoring import MeaningAndQuality
+from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
-from felga.store.owner_table import OwnerTable
 from felga.store.stored import StoredIndex
-from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, RegionHit, TextHit, Vectors
+from felga.store.vocabulary import Vocabulary
+from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, TextHit, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,27 +107,47 @@ class Engine:
         """The contract of the index."""
         return self.index.manifest
 
-    def search(self, query: str, k: int = 10, *, regions: int = 1, whole: bool = True) -> list[ImageHit]:
-        """Object discovery: the ``k`` images whose best region matches a word or phrase best. Exact.
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        regions: int = 1,
+        whole: bool = True,
+        quality: bool = True,
+        owner: OwnerScore = "soft",
+    ) -> list[ImageHit]:
+        """Object discovery: the ``k`` images that match a word or phrase best. Exact.
 
-        Ties go to the image whose next-best regions score higher, then to the one indexed first.
+        Ties go to the image whose regions score higher, the best one first, then to the one indexed first.
 
         Args:
-            regions: boxes per hit, the best ones.
+            regions: boxes per hit: the best ones, none overlapping a better one by an IoU above 0.5.
             whole: the whole image counts as a region.
+            quality: a region scores ``cos + 0.05 ln(quality)``
+                (:class:`felga.search.scoring.MeaningAndQuality`); False, or where it is unknown: its cosine.
+            owner: ``soft``: an image scores ``(best region + cosine of the whole image / 2) / 1.5``
+                (:class:`felga.search.rules.BestAndWhole`); ``max``: its best region (FELGA, 4.3).
 
         Raises:
-            BadInputError: the query is empty, or ``k`` or ``regions`` is below 1.
+            BadInputError: the query is empty, ``k`` or ``regions`` is below 1, or ``owner`` is neither.
 
         >>> engine.search("boat", k=3)[0].regions[0].box  # doctest: +SKIP
         (12.0, 80.5, 201.0, 160.0)
         """
         if not isinstance(query, str):
             raise BadInputError(f"a query is a string, got {type(query).__name__}; search_all takes several")
-        return self.search_all([query], k, regions=regions, whole=whole)[0]
+        return self.search_all([query], k, regions=regions, whole=whole, quality=quality, owner=owner)[0]
 
     def search_all(
-        self, queries: Sequence[str], k: int = 10, *, regions: int = 1, whole: bool = True
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        regions: int = 1,
+        whole: bool = True,
+        quality: bool = True,
+        owner: OwnerScore = "soft",
     ) -> list[list[ImageHit]]:
         """:meth:`search` for several queries at once."""
         if isinstance(queries, str):
@@ -132,7 +155,7 @@ class Engine:
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
-        return self._image_hits(self._text_vectors(queries), k, regions, whole)
+        return self._image_hits(self._text_vectors(queries), k, regions, whole, quality, owner)
 
     def search_image(
         self,
@@ -142,31 +165,51 @@ class Engine:
         *,
         regions: int = 1,
         whole: bool = True,
+        quality: bool = True,
+        owner: OwnerScore = "soft",
     ) -> list[ImageHit]:
-        """The images whose best region looks most like an image, or like the part of it in ``box``."""
-        return self._image_hits(self._image_vector(image, box), k, regions, whole)[0]
+        """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it."""
+        return self._image_hits(self._image_vector(image, box), k, regions, whole, quality, owner)[0]
 
-    def assign(self, image: ImageSource, box: Box | None = None, k: int = 10) -> list[TextHit]:
-        """Description assignment: the ``k`` texts whose best keyword matches an image best. Exact.
+    def assign(
+        self, image: ImageSource, box: Box | None = None, k: int = 10, *, owner: OwnerScore = "soft"
+    ) -> list[TextHit]:
+        """Description assignment: the ``k`` texts that match an image best. Exact.
 
-        Ties go to the text whose next-best keywords score higher, then to the one indexed first; singular
-        and plural of a word count once.
+        Ties go to the text whose keywords score higher, the best one first, then to the one indexed first;
+        singular and plural of a word count once.
 
         Args:
             image: a crop, or with ``box`` the image that it is a part of.
             box: ``x1, y1, x2, y2`` in pixels of the upright image.
+            owner: ``soft``: a text scores the soft maximum of its keywords, ``t log(mean(exp(s / t)))``
+                with t = 0.1 (:class:`felga.search.rules.SoftMean`); ``max``: its best keyword (FELGA, 4.3),
+                which nine texts in ten share with another, so that they tie.
 
         Raises:
             NotFoundError: there is no such file.
-            BadInputError: the index has no texts, the image is unreadable, the box lies outside it, or ``k``
-                is below 1.
+            BadInputError: the index has no texts, the image is unreadable, the box lies outside it, ``k`` is
+                below 1, or ``owner`` is neither.
         """
         if not self.manifest.texts.owners:
             raise BadInputError(
                 f"{shown(self.index.folder)} holds no captions: put them in NAME.txt beside NAME.jpg, or in "
                 "metadata.jsonl, and run `felga index` again"
             )
-        return self._text_hits(self._image_vector(image, box), k)[0]
+        return self._text_hits(self._image_vector(image, box), k, owner)[0]
+
+    def unknown_words(self, query: str) -> dict[str, list[str]]:
+        """Words of a query that neither the index nor its encoder knows -> the nearest known ones, if any.
+
+        Empty for an encoder that has no list of words. Loads no model.
+
+        >>> engine.unknown_words("a zerba")  # doctest: +SKIP
+        {'zerba': ['zebra']}
+        """
+        vocabulary: Vocabulary = self._once(
+            "vocabulary", lambda: Vocabulary(self.index.texts, self.manifest.contract.encoder)
+        )
+        return vocabulary.unknown(query)
 
     @property
     def encoder(self) -> Encoder:
@@ -220,7 +263,7 @@ class Engine:
         ]
         if missing:
             raw = self.encoder.encode_texts([queries[at] for at in missing])
-            vectors = self.index.transform(unit_vectors(raw, len(missing), self.encoder))
+            vectors = self.index.embedding.keywords(unit_vectors(raw, len(missing), self.encoder))
             self._cache.put([keys[at] for at in missing], vectors)
             for at, vector in zip(missing, vectors, strict=True):
                 found[at] = vector
@@ -230,74 +273,38 @@ class Engine:
         """(1, dim) of an image, or of a part of it."""
         decoded = _decoded(image)
         part = decoded.whole if box is None else _inside(box, decoded)
-        (raw,) = self.encoder.encode_regions([decoded], [np.array([part], np.float32)])
-        return self.index.transform(unit_vectors(raw, 1, self.encoder))
+        (raw,) = encoded_regions(self.encoder, [decoded], [np.array([part], np.float32)])
+        return self.index.embedding.regions(*raw)
 
-    def _image_hits(self, queries: Vectors, k: int, regions: int, whole: bool) -> list[list[ImageHit]]:
+    def _image_hits(
+        self, queries: Vectors, k: int, regions: int, whole: bool, quality: bool, owner: OwnerScore
+    ) -> list[list[ImageHit]]:
         _at_least_one(k=k, regions=regions)
-        allowed = None if whole else self._once("parts", self._parts)
-        offsets = self._once("image offsets", self.index.images.offsets)
-        found = best_owners(self.index.regions, offsets, queries, k, allowed)
-        rows = _take(self.index.images, found, ["image_id", "path", "boxes", "whole", "labels"])
-        return [
-            [
-                self._image_hit(rank, owner, rows[owner.position], regions)
-                for rank, owner in enumerate(hits, 1)
-            ]
-            for hits in found
-        ]
-
-    def _image_hit(self, rank: int, owner: Owner, row: dict[str, Any], regions: int) -> ImageHit:
-        best = [at for at in np.argsort(-owner.scores, kind="stable")[:regions] if owner.scores[at] > -np.inf]
-        return ImageHit(
-            rank,
-            row["image_id"],
-            os.path.join(os.fspath(self.root), os.fsdecode(row["path"])),
-            owner.score,
-            tuple(
-                RegionHit(
-                    (row["boxes"][at][0], row["boxes"][at][1], row["boxes"][at][2], row["boxes"][at][3]),
-                    float(owner.scores[at]),
-                    row["whole"][at],
-                    row["labels"][at],
-                )
-                for at in best
-            ),
+        rule = image_rule(_known(owner))
+        is_whole: Flags = self._once("whole", self.index.images.whole)
+        found = best_owners(
+            self.index.regions,
+            self._once("image offsets", self.index.images.offsets),
+            queries,
+            k,
+            None if whole else ~is_whole,
+            scorer=MeaningAndQuality() if quality else None,
+            rule=rule,
+            extras={"whole": is_whole, "quality": self._once("quality", self.index.images.quality)},
         )
+        return image_hits(self.index.images, found, self.root, regions)
 
-    def _text_hits(self, queries: Vectors, k: int) -> list[list[TextHit]]:
+    def _text_hits(self, queries: Vectors, k: int, owner: OwnerScore) -> list[list[TextHit]]:
         _at_least_one(k=k)
-        offsets = self._once("text offsets", self.index.texts.offsets)
-
-        def concepts(positions: Sequence[int]) -> list[list[str]]:
-            order = sorted(set(positions))
-            rows = dict(zip(order, self.index.texts.take(order, ["keywords"]), strict=True))
-            return [[singular(keyword) for keyword in rows[at]["keywords"]] for at in positions]
-
-        found = best_owners(self.index.keywords, offsets, queries, k, concepts=concepts)
-        rows = _take(self.index.texts, found, ["text_id", "text", "keywords", "starts", "ends"])
-        return [
-            [
-                TextHit(
-                    rank,
-                    (row := rows[owner.position])["text_id"],
-                    row["text"],
-                    owner.score,
-                    row["keywords"][owner.best],
-                    (row["starts"][owner.best], row["ends"][owner.best]),
-                )
-                for rank, owner in enumerate(hits, 1)
-            ]
-            for hits in found
-        ]
-
-    def _parts(self) -> Flags:
-        """(regions,) bool: which regions are not the whole image."""
-        flags = [
-            np.asarray(batch.column("whole").flatten())
-            for batch in self.index.images.batches(["whole"], 8192)
-        ]
-        return ~np.concatenate([np.empty(0, bool), *flags]).astype(bool)
+        found = best_owners(
+            self.index.keywords,
+            self._once("text offsets", self.index.texts.offsets),
+            queries,
+            k,
+            rule=text_rule(_known(owner)),
+            concepts=partial(keyword_concepts, self.index.texts),
+        )
+        return text_hits(self.index.texts, found)
 
     def _once(self, name: str, make: Any) -> Any:
         """What ``make`` returned when it was first asked for."""
@@ -305,13 +312,6 @@ class Engine:
             if name not in self._lazy:
                 self._lazy[name] = make()
             return self._lazy[name]
-
-
-def _take(
-    table: OwnerTable, found: Sequence[Sequence[Owner]], columns: Sequence[str]
-) -> dict[int, dict[str, Any]]:
-    positions = sorted({owner.position for hits in found for owner in hits})
-    return dict(zip(positions, table.take(positions, columns), strict=True))
 
 
 def _decoded(image: ImageSource) -> DecodedImage:
@@ -340,6 +340,12 @@ def _inside(box: Box, image: DecodedImage) -> Box:
             f"{image.width}x{image.height}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2"
         )
     return clipped
+
+
+def _known(owner: OwnerScore) -> OwnerScore:
+    if owner not in ("soft", "max"):
+        raise BadInputError(f"there is no owner score {owner!r}: use 'soft' or 'max'")
+    return owner
 
 
 def _at_least_one(**values: int) -> None:

@@ -110,7 +110,7 @@ class RegionHit:
 
 @dataclass(frozen=True, slots=True)
 class ImageHit:
-    """A matching image; its score is that of ``regions[0]``, its best region."""
+    """A matching image: its score, and its best regions, best first."""
 
     rank: int
     image_id: str
@@ -121,7 +121,7 @@ class ImageHit:
 
 @dataclass(frozen=True, slots=True)
 class TextHit:
-    """A matching text; its score is that of ``keyword``, its best keyword."""
+    """A matching text: its score, and its best keyword."""
 
     rank: int
     text_id: str
@@ -149,6 +149,20 @@ class RegionProposer(Protocol):
 
         Deterministic: an image gets the same regions whatever else is in the call.
         """
+        ...
+
+
+@runtime_checkable
+class QualityPredictor(Protocol):
+    """Predicts how well boxes fit an object, whoever proposed them. Every method may be called from several
+    threads."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides its output: json values, weights by sha256, a ``version`` of its code."""
+        ...
+
+    def quality(self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[Scores]:
+        """IoU with an object, in (0, 1]: ``boxes[i]`` (n_i, 4) of ``images[i]`` -> (n_i,) float32."""
         ...
 
 

@@ -38,6 +38,13 @@ QueryEncoder = Annotated[
 Regions = Annotated[str, typer.Option(help="Region proposer: see felga doctor.")]
 Keywords = Annotated[str, typer.Option(help="Keyword proposer: see felga doctor.")]
 Whole = Annotated[bool, typer.Option(help="Count the whole image as a region.")]
+Quality = Annotated[bool, typer.Option(help="Count how well a region fits an object, where it is known.")]
+OwnerScore = Annotated[
+    Literal["soft", "max"],
+    typer.Option(
+        help="max: an image or text scores its best fragment (the paper); soft: the others count, too."
+    ),
+]
 Pooling = Annotated[Pool | None, typer.Option(help="roi: one pass per image; crop: one per region.")]
 BatchSize = Annotated[int, typer.Option(help="Crops or texts per forward pass.")]
 Settings = Annotated[

@@ -29,7 +29,14 @@ Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, o
 TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]
 TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
 TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="FENet checkpoint to put on the index.")]
+Quality = Annotated[bool, typer.Option(help="Predict for every region how well it fits an object.")]
+Fenet = Annotated[
+    str,
+    typer.Option(
+        help="auto: the one that an index has, or for a new index the one that comes with felga; none; or a "
+        "checkpoint file."
+    ),
+]
 CommitEvery = Annotated[
     int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
 ]
@@ -52,8 +59,9 @@ def index(
     top_regions: TopRegions = flags.DEFAULTS.top_regions,
     top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
     whole: flags.Whole = flags.DEFAULTS.whole,
+    quality: Quality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
-    fenet: Checkpoint = None,
+    fenet: Fenet = "auto",
     device: flags.Device = flags.DEFAULTS.device,
     batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
     commit_every: CommitEvery = flags.DEFAULTS.commit_every,

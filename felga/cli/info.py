@@ -10,12 +10,11 @@ from felga.cli.locate import find_index
 from felga.cli.output import echo, echo_json
 from felga.errors import BadIndexError
 from felga.files import shown
+from felga.store.manifest import PACKAGED, FenetEntry, read_manifest
 
 
 def info(index: flags.Index = None, form: flags.InfoForm = "table") -> None:
     """Show what an index holds and what it was built with."""
-    from felga.store.manifest import read_manifest
-
     folder = find_index(index)
     manifest = read_manifest(folder)
     if form == "json":
@@ -32,7 +31,9 @@ def info(index: flags.Index = None, form: flags.InfoForm = "table") -> None:
         "encoder": f"{built.encoder['name']}, {built.encoder['dim']} dimensions",
         "regions": _proposer(built.regions) + (", and the whole image" if built.regions["whole"] else ""),
         "keywords": _proposer(built.keywords),
-        "fenet": f"{fenet.sha256[:12]}, {manifest.dim} dimensions" if fenet else "none",
+        "quality": _quality(built.regions),
+        "features": f"{built.regions['features']} per region" if built.regions["features"] else "none",
+        "fenet": f"{fenet.sha256[:12]}, {manifest.dim} dimensions, {_source(fenet)}" if fenet else "none",
         "size": f"{size / 1e6:,.1f} MB in {len(manifest.files)} files",
         "written by": f"felga {manifest.felga}, format {manifest.format_version}",
     }
@@ -53,6 +54,15 @@ def verify(index: flags.Index = None) -> None:
         f"{manifest.images.owners} images, {manifest.texts.fragments} keywords of "
         f"{manifest.texts.owners} texts"
     )
+
+
+def _quality(regions: Mapping[str, Any]) -> str:
+    predictor = regions["quality"]
+    return str(predictor.get("name", "predicted")) if predictor else "as the proposer says, if it does"
+
+
+def _source(fenet: FenetEntry) -> str:
+    return "comes with felga" if fenet.source == PACKAGED else f"from {shown(fenet.source)}"
 
 
 def _proposer(part: Mapping[str, Any]) -> str:

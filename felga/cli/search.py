@@ -30,6 +30,8 @@ def search(
     box: flags.BoxText = None,
     regions: Annotated[int, typer.Option(help="Boxes per hit.")] = 1,
     whole: flags.Whole = True,
+    quality: flags.Quality = True,
+    owner_score: flags.OwnerScore = "soft",
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
     root: flags.Root = None,
@@ -37,7 +39,7 @@ def search(
     device: flags.Device = "auto",
     offline: flags.Offline = False,
 ) -> None:
-    """Object discovery: the images whose best region matches a query best, with its box."""
+    """Object discovery: the images that match a query best, with the box of their best region."""
     flags.go_offline(offline)
     _be_quick()
     flags.at_least_one(k=top, regions=regions)
@@ -58,9 +60,16 @@ def search(
         if image:
             asked = [_name(image, box)]
             path = _query_image(engine, image)
-            hits = [engine.search_image(path, part, top, regions=regions, whole=whole)]
+            hits = [
+                engine.search_image(
+                    path, part, top, regions=regions, whole=whole, quality=quality, owner=owner_score
+                )
+            ]
         else:
-            hits = engine.search_all(asked, top, regions=regions, whole=whole)
+            _say_unknown(engine, asked)
+            hits = engine.search_all(
+                asked, top, regions=regions, whole=whole, quality=quality, owner=owner_score
+            )
         missing = _missing(engine, hits)
     print_answers(
         "images", asked, hits, folder, form, missing=missing, many=len(asked) > 1 or queries is not None
@@ -81,6 +90,7 @@ def assign(
     box: flags.BoxText = None,
     index: flags.Index = None,
     top: flags.TopK = 10,
+    owner_score: flags.OwnerScore = "soft",
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
     root: flags.Root = None,
@@ -88,7 +98,7 @@ def assign(
     device: flags.Device = "auto",
     offline: flags.Offline = False,
 ) -> None:
-    """Description assignment: the texts whose best keyword matches a crop or a box best."""
+    """Description assignment: the texts that match a crop or a box best, with their best keyword."""
     flags.go_offline(offline)
     _be_quick()
     flags.at_least_one(k=top)
@@ -99,7 +109,7 @@ def assign(
 
     with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
         path = _query_image(engine, image)
-        hits = engine.assign(path, part, top)
+        hits = engine.assign(path, part, top, owner=owner_score)
     print_answers("texts", [_name(image, box)], [hits], folder, form)
     if targets:
         from felga.show import sheets
@@ -135,6 +145,14 @@ def print_answers(
         Answer(query, shown(folder), found, kind, missing) for query, found in zip(asked, hits, strict=True)
     ]
     echo(render(answers, form, many=many, only_ascii=only_ascii()))
+
+
+def _say_unknown(engine: Engine, queries: Sequence[str]) -> None:
+    """One line for each word that nothing knows."""
+    unknown = {word: near for query in queries for word, near in engine.unknown_words(query).items()}
+    for word, near in unknown.items():
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        say(f"{word!r} is not a word that this index or encoder knows{nearest}")
 
 
 def _readable(query: str) -> str:

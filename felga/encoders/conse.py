@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 from felga.encoders.crops import Crops, Preprocessing, split
 from felga.encoders.inputs import check_options, check_pairs, check_texts, scaled_boxes
 from felga.encoders.one_pass import roi_align
-from felga.errors import BadInputError, MissingError
+from felga.errors import BadInputError
 from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.efficientnet import (
@@ -41,6 +39,7 @@ from felga.models.efficientnet import (
     shared_trunk,
 )
 from felga.models.minilm import DIM, SHA256, minilm
+from felga.models.wordlist import class_names
 from felga.types import Boxes, DecodedImage, Encoder, RegionFeatures, Vectors
 
 LIKELIEST = 50  # classes to average
@@ -228,28 +227,6 @@ def _around(seen: Tensor, boxes: Tensor, inside: Tensor) -> Tensor:
     room = (grown[:, 2:] - grown[:, :2]).prod(1, keepdim=True) - area  # (n, 1)
     ring = ((room + area) * outer - area * inside) / room.clamp(min=1)
     return ring.clamp(min=0) * (room >= 1)
-
-
-@functools.cache
-def class_names() -> tuple[str, ...]:
-    """ImageNet's 1,000 class names as open_clip words them, in the order of the classifier.
-
-    Its metadata is a module of plain lists; importing open_clip itself would take seconds.
-
-    Raises:
-        MissingError: open_clip is not installed, or keeps them elsewhere.
-    """
-    mend = "pip install 'open_clip_torch>=3,<4'"
-    package = importlib.util.find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise MissingError(f"conse needs the class names in open_clip, which is not installed: {mend}")
-    path = Path(package.submodule_search_locations[0], "zero_shot_metadata.py")
-    spec = importlib.util.spec_from_file_location("felga_class_names", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise MissingError(f"this open_clip has no {path.name}, which conse needs: {mend}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return tuple(module.IMAGENET_CLASSNAMES)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from felga.errors import BadIndexError, BadInputError
 from felga.fenet.recipes import Recipe, from_json
 from felga.files import shown, to_json
 from felga.models.arrays import Arrays, read_arrays, write_arrays
-from felga.types import Vectors
+from felga.types import RegionFeatures, Vectors
 
 if TYPE_CHECKING:
     from felga.fenet.model import FENet
@@ -73,6 +73,19 @@ class Checkpoint:
     def out(self) -> int:
         """d', the length of the vectors that it gives."""
         return self.recipe.length_of(self.dim)
+
+    @property
+    def feature_dim(self) -> int | None:
+        """Length of the region features that it takes; None: it takes vectors alone."""
+        return None
+
+    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
+        """Embeddings (n, d') of regions, as of :class:`felga.types.Embedding`."""
+        return self.apply(vectors)
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """Embeddings (n, d') of words, as of :class:`felga.types.Embedding`."""
+        return self.apply(vectors)
 
     @cached_property
     def net(self) -> FENet:

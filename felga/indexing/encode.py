@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from felga.corpus.decode import UnreadableImage, decode_image
 from felga.corpus.items import Corpus, ImageItem, TextItem
@@ -16,8 +16,10 @@ from felga.indexing.plan import Plan
 from felga.indexing.workers import ahead, groups
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import ImageRow, TextRow, image_table, text_table
-from felga.types import DecodedImage, Progress, Region
+from felga.types import DecodedImage, Progress
 
+Prepared: TypeAlias = tuple[ImageRow, DecodedImage | None]
+"""An image with its regions, ready to be encoded; None where it cannot be read."""
 GROUP = 8  # images decoded and encoded together; more if the encoder's batches are larger
 
 
@@ -31,8 +33,8 @@ def run_images(
     done = total - len(plan.encode)
     progress("images", done, total)
 
-    def prepare(group: Sequence[ImageItem]) -> list[tuple[ImageRow, DecodedImage | None, list[Region]]]:
-        return [_decoded(item, corpus, parts, report) for item in group]
+    def prepare(group: Sequence[ImageItem]) -> list[Prepared]:
+        return _proposed([_decoded(item, corpus, parts, report) for item in group], parts, report)
 
     size = min(32, max(GROUP, options.batch_size // (options.top_regions + 1)))
     chunk: list[ImageRow] = []
@@ -42,7 +44,7 @@ def run_images(
         done += len(group)
         if len(chunk) >= options.commit_every or done == total:
             with report.timed("store"):
-                table.append(image_table(chunk, parts.encoder.dim))
+                table.append(image_table(chunk, parts.encoder.dim, parts.feature_dim))
             chunk = []
         progress("images", done, total)
 
@@ -106,8 +108,8 @@ def _prepare_table(plan: Plan[Any], table: OwnerTable, report: Report) -> None:
 
 def _decoded(
     item: ImageItem, corpus: Corpus, parts: Parts, report: Report
-) -> tuple[ImageRow, DecodedImage | None, list[Region]]:
-    """Decode an image and propose its regions; if it is unreadable the row has the reason in ``error``."""
+) -> tuple[ImageRow, DecodedImage | None]:
+    """Decode an image; if it is unreadable the row has the reason in ``error``."""
     row = ImageRow(item.image_id, os.fsencode(item.path), item.size, item.mtime_ns, "")
     try:
         with report.timed("decode"):
@@ -115,18 +117,28 @@ def _decoded(
             row = replace(row, sha256=hashlib.sha256(data).hexdigest())
             image = decode_image(data, item.image_id, max_megapixels=parts.options.max_megapixels)
     except UnreadableImage as error:
-        return replace(row, error=str(error)), None, []
+        return replace(row, error=str(error)), None
+    return replace(row, width=image.width, height=image.height), image
+
+
+def _proposed(
+    group: Sequence[tuple[ImageRow, DecodedImage | None]], parts: Parts, report: Report
+) -> list[Prepared]:
+    """Propose the regions of all images of a group at once: they may share a forward pass."""
     with report.timed("proposals"):
-        regions = parts.propose(image)
-    return replace(row, width=image.width, height=image.height), image, regions
+        regions = iter(parts.propose([image for _, image in group if image is not None]))
+    return [(row if image is None else replace(row, regions=next(regions)), image) for row, image in group]
 
 
-def _encoded(
-    group: Sequence[tuple[ImageRow, DecodedImage | None, list[Region]]], parts: Parts
-) -> list[ImageRow]:
-    readable = [(image, regions) for _, image, regions in group if image is not None]
-    vectors = iter(parts.encode_regions([image for image, _ in readable], [own for _, own in readable]))
-    return [
-        row if image is None else replace(row, regions=regions, vectors=next(vectors))
-        for row, image, regions in group
-    ]
+def _encoded(group: Sequence[Prepared], parts: Parts) -> list[ImageRow]:
+    readable = [(row, image) for row, image in group if image is not None]
+    encoded = iter(
+        parts.encode_regions([image for _, image in readable], [row.regions for row, _ in readable])
+    )
+    rows = []
+    for row, image in group:
+        if image is not None:
+            vectors, features = next(encoded)
+            row = replace(row, vectors=vectors, features=features)
+        rows.append(row)
+    return rows

@@ -32,7 +32,9 @@ from felga.indexing.plan import Known, Plan, check_removals, image_rules, make_p
 from felga.indexing.workers import shared_cores
 from felga.store.commit import Fenet, commit, install_fenet, sole_writer
 from felga.store.manifest import (
+    FORMAT_VERSION,
     NAME,
+    PACKAGED,
     Contract,
     CorpusEntry,
     Errors,
@@ -56,7 +58,7 @@ def index(
     out: str | Path,
     options: Options | None = None,
     *,
-    fenet: str | Path | None = None,
+    fenet: str | Path = "auto",
     prune: bool = False,
     dry_run: bool = False,
     parts: Parts | None = None,
@@ -66,7 +68,8 @@ def index(
 
     Args:
         corpus: a folder of images, or any :class:`felga.corpus.items.Corpus`.
-        fenet: a checkpoint to put on the index; None keeps the current one.
+        fenet: ``auto``: an index keeps the FENet that it has, a new one gets the one that comes with felga
+            for its encoder, if there is one; ``none``: it gets none; anything else is a checkpoint.
         prune: go ahead even if most of the index would be removed.
         dry_run: only report what would be done; nothing is written.
         parts: an encoder and proposers that exist already, made with the same ``options``; None: made here.
@@ -120,7 +123,8 @@ def apply_fenet(out: str | Path, checkpoint: str | Path | None, *, device: str =
         texts = OwnerTable(folder.path / TEXTS, before.texts.version)
         fenet = None
         if checkpoint is not None:
-            fenet = install_fenet(folder.path, Path(checkpoint), before.contract.encoder, device)
+            path = Path(checkpoint)
+            fenet = install_fenet(folder.path, path, before.contract, device, shown(path.name))
         return commit(
             folder.path,
             before.contract,
@@ -133,6 +137,24 @@ def apply_fenet(out: str | Path, checkpoint: str | Path | None, *, device: str =
             before=before,
             broken=broken,
         )
+
+
+def _fenet(
+    wanted: str | Path, folder: Path, contract: Contract, before: Manifest | None, device: str
+) -> Fenet | None:
+    """The FENet that an index gets, installed; ``wanted`` as of :func:`index`."""
+    if str(wanted) == "none":
+        return None
+    if str(wanted) != "auto":
+        return install_fenet(folder, Path(wanted), contract, device, shown(Path(wanted).name))
+    if before is None:
+        from felga.fenet.packaged import packaged
+
+        shipped = packaged(contract.encoder)
+        return install_fenet(folder, shipped, contract, device, PACKAGED) if shipped else None
+    if before.fenet is None:
+        return None
+    return install_fenet(folder, folder / before.fenet.file, contract, device, before.fenet.source)
 
 
 def _check_target(out: Path) -> None:
@@ -165,7 +187,7 @@ def _sync(
     contract: Contract,
     parts: Parts,
     report: Report,
-    fenet: str | Path | None,
+    fenet: str | Path,
     prune: bool,
     progress: Progress,
 ) -> None:
@@ -173,7 +195,7 @@ def _sync(
     broken = _broken(folder, before) if before else {}
     dim, trusted = parts.encoder.dim, _trusted(before)
     versions = (before.images.version, before.texts.version) if before else (None, None)
-    images = _open_table(folder / IMAGES, image_schema(dim), versions[0], trusted)
+    images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
     run_images(image_plan, corpus, images, parts, report, progress)
@@ -184,12 +206,7 @@ def _sync(
             _check_written(table, trusted)
         report.images, report.texts = image_plan.counts, text_plan.counts
         errors = _write_errors(folder, images, listing.bad)
-        installed: Fenet | None = None
-        source = Path(fenet) if fenet is not None else None
-        if source is None and before is not None and before.fenet is not None:
-            source = folder / before.fenet.file
-        if source is not None:
-            installed = install_fenet(folder, source, contract.encoder, parts.options.device)
+        installed = _fenet(fenet, folder, contract, before, parts.options.device)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
             folder,
@@ -290,12 +307,20 @@ def _open_contract(folder: Path, contract: Contract) -> Manifest | None:
     except NotFoundError:
         building = folder / BUILDING
         if not building.exists():
-            write_whole(building, to_json(asdict(contract)).encode())
+            data = {"format_version": FORMAT_VERSION, **asdict(contract)}
+            write_whole(building, to_json(data).encode())
             return None
         try:
-            unfinished = Contract(**json.loads(read_regular(building)))
-        except (ValueError, TypeError, RecursionError, OSError) as error:
-            raise BadIndexError(f"{building} is damaged: remove the folder and index again") from error
+            data = json.loads(read_regular(building))
+            version = data.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise ValueError(f"format version {version} instead of {FORMAT_VERSION}")
+            unfinished = Contract(**data)
+        except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+            raise BadIndexError(
+                f"{building} is not of an index that this felga can finish ({error}): remove the folder and "
+                "index again"
+            ) from error
         _check_same(unfinished, contract, "holds an unfinished index built with")
         return None
     _check_same(before.contract, contract, "was built with")

@@ -22,6 +22,7 @@ class Options:
         encoder, regions, keywords: names in the registry.
         top_regions, top_keywords: at most this many fragments per owner (FELGA, 4.2: ten each).
         whole: the whole image is an additional region.
+        quality: predict for every region how well it fits an object; False: as its proposer says, if it does.
         device, batch_size, pooling: passed to the encoder.
         commit_every: owners per commit; a killed run loses at most that many.
         max_megapixels: larger images are quarantined undecoded.
@@ -33,6 +34,7 @@ class Options:
     top_regions: int = 10
     top_keywords: int = 10
     whole: bool = True
+    quality: bool = True
     device: str = "auto"
     batch_size: int = 32
     pooling: str | None = None

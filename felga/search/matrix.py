@@ -1,9 +1,10 @@
 """The scores of all owners for many queries: in tiles, exact, each distinct fragment multiplied once.
 
-An owner scores what its best fragment scores (FELGA, 4.3). Owners share fragments (50,000 keywords of 5,000
-texts are some 7,000 distinct ones), so a tile of queries is multiplied with the distinct ones, and each owner
-then takes its maximum over its rows. That is less work, and owners with the same best fragment tie bit for
-bit. Equal vectors must therefore be one fragment: given twice, they may be rounded differently.
+An owner scores what its best fragment scores (FELGA, 4.3), or by a soft rule of :mod:`felga.search.rules`.
+Owners share fragments (50,000 keywords of 5,000 texts are some 7,000 distinct ones), so a tile of queries is
+multiplied with the distinct ones, and each owner then takes the maximum, or the mean, over its rows. That is
+less work, and owners with the same best fragment (soft: with the same fragments) tie bit for bit. Equal
+vectors must therefore be one fragment: given twice, they may be rounded differently.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from felga.errors import BadInputError
 from felga.search.average_precision import Metrics, empty_metrics, metrics_of_keys, pack, pack_cosines
+from felga.search.rules import TEMPERATURE, WHOLE, OwnerScore
 from felga.search.scoring import Extras, Scorer
 from felga.search.segments import check_offsets, check_unit
 from felga.types import Flags, Rows, Scores, Vectors
@@ -39,18 +41,22 @@ def owner_scores(
     *,
     scorer: Scorer | None = None,
     extras: Extras | None = None,
+    owner: OwnerScore = "max",
+    whole: Flags | None = None,
     workers: int = WORKERS,
 ) -> Scores:
     """The score of each owner for each query: (B, T) float32, ``-inf`` for an owner without fragments.
 
     Args:
-        queries, fragments, rows, offsets, scorer, extras: as of :class:`ScoreMatrix`.
+        queries, fragments, rows, offsets, scorer, extras, owner, whole: as of :class:`ScoreMatrix`.
         workers: threads.
 
     Raises:
         BadInputError: as of :class:`ScoreMatrix`.
     """
-    matrix = ScoreMatrix(queries, fragments, rows, offsets, scorer=scorer, extras=extras)
+    matrix = ScoreMatrix(
+        queries, fragments, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+    )
     scores = np.empty((matrix.count, matrix.owners), np.float32)
 
     def put(part: slice, permuted: Scores) -> None:
@@ -70,6 +76,8 @@ def owner_metrics(
     *,
     scorer: Scorer | None = None,
     extras: Extras | None = None,
+    owner: OwnerScore = "max",
+    whole: Flags | None = None,
     workers: int = WORKERS,
 ) -> Metrics:
     """Rank all T owners for each of B queries: the metrics of the rankings, without keeping (B, T) scores.
@@ -78,7 +86,7 @@ def owner_metrics(
     + 64 T`` bytes of one query where that is more. The metrics do not depend on the number of workers.
 
     Args:
-        queries, fragments, rows, offsets, scorer, extras: as of :class:`ScoreMatrix`.
+        queries, fragments, rows, offsets, scorer, extras, owner, whole: as of :class:`ScoreMatrix`.
         query_class: (B,) integers, the row of ``relevant`` for each query.
         relevant: (C, T) bool, the owners that are relevant to a class of queries.
         workers: threads.
@@ -87,7 +95,9 @@ def owner_metrics(
         BadInputError: as of :class:`ScoreMatrix`, or the classes do not fit.
     """
     relevant, query_class = np.asarray(relevant, bool), np.asarray(query_class, np.int64)
-    matrix = ScoreMatrix(queries, fragments, rows, offsets, scorer=scorer, extras=extras)
+    matrix = ScoreMatrix(
+        queries, fragments, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+    )
     if relevant.ndim != 2 or relevant.shape[1] != matrix.owners:
         raise BadInputError(f"relevant {relevant.shape} must be (classes, {matrix.owners} owners)")
     if query_class.shape != (matrix.count,) or not _within(query_class, len(relevant)):
@@ -124,6 +134,8 @@ class ScoreMatrix:
         *,
         scorer: Scorer | None = None,
         extras: Extras | None = None,
+        owner: OwnerScore = "max",
+        whole: Flags | None = None,
     ) -> None:
         """Check and arrange.
 
@@ -132,8 +144,11 @@ class ScoreMatrix:
             fragments: (U, d) float32 unit vectors, no two alike.
             rows: (n,) integers, rows of ``fragments``, an owner's side by side.
             offsets: (T + 1,) integers, owner ``i`` has the fragments ``rows[offsets[i]:offsets[i + 1]]``.
-            scorer: None: the inner product, by matrix products; another one is asked query by query.
+            scorer: of fragments; None: the inner product.
             extras: columns for the scorer, (U, ...) each.
+            owner: ``max``, or ``soft``: that of texts (:class:`felga.search.rules.SoftMean`, of finite
+                scores), or with ``whole`` that of images (:class:`felga.search.rules.BestAndWhole`).
+            whole: (n,) bool, which of ``rows`` are the whole image: one of an owner at most.
 
         Raises:
             BadInputError: shapes or rows do not fit, or a vector is not finite and of length 1.
@@ -151,10 +166,14 @@ class ScoreMatrix:
             raise BadInputError(f"rows must lie in 0..{len(fragments) - 1}, the fragments")
 
         lengths = np.diff(offsets)
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        self._mean = owner == "soft" and whole is None
+        self._wholes: tuple[Tensor, Tensor] | None = None
+        if owner == "soft" and whole is not None:
+            self._wholes = _wholes(rows, owners, np.asarray(whole, bool), lengths)
         # The commonest fragment of each owner first: the slots below then reread the same few rows of a
-        # product, from the cache.
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        rows = rows[np.lexsort((-np.bincount(rows, minlength=1)[rows], owner))]
+        # product, from the cache. Equal counts by row: owners of the same fragments add them up in one order.
+        rows = rows[np.lexsort((rows, -np.bincount(rows, minlength=1)[rows], owners))]
         self.order = np.argsort(-lengths, kind="stable")
         self.count, self.owners = len(queries), len(lengths)
         first, lengths = offsets[:-1][self.order], lengths[self.order]
@@ -163,6 +182,7 @@ class ScoreMatrix:
             torch.from_numpy(rows[first[: np.searchsorted(-lengths, -j)] + j])
             for j in range(int(lengths[0]) if len(lengths) else 0)
         ]
+        self._lengths = torch.from_numpy(lengths)
         self._queries, self._fragments = _tensor(queries), _tensor(fragments)
         self._scorer, self._extras = scorer, extras or {}
 
@@ -201,28 +221,54 @@ class ScoreMatrix:
         n = part.stop - part.start
         # The scores of one fragment for all queries lie side by side, so that an owner takes whole rows.
         each = product[: len(self._fragments) * n].view(-1, n)
-        self._score_fragments(part, each)
+        torch.mm(self._fragments, self._queries[part].T, out=each)
         top = best[: self.owners * n].view(-1, n)
         spare = other[: self.owners * n].view(-1, n)
-        top[len(self._slots[0]) if self._slots else 0 :] = -torch.inf
+        if self._wholes is None:
+            self._score_owners(each, top, spare)
+        else:
+            rows, places = self._wholes
+            cosines = each[rows]  # (owners with a whole, n), before the scorer
+            self._score_owners(each, top, spare)
+            top[places] = (top[places] + WHOLE * cosines) / (1 + WHOLE)
+        scores: Scores = top.T.contiguous().numpy()
+        return scores
+
+    def _score_owners(self, each: Tensor, top: Tensor, spare: Tensor) -> None:
+        """From the products of all fragments, ``each`` (U, n), the owners' best or mean score in ``top``."""
+        if self._scorer is not None:
+            each.T.copy_(torch.from_numpy(self._scorer.score(each.T.numpy(), self._extras)))
+        if self._mean and len(each):  # t log(mean(exp(s / t))): each distinct fragment is raised once
+            highest = each.amax(0)  # (n,): exp() must not overflow
+            each.sub_(highest).div_(TEMPERATURE).exp_()
+            filled = self._over_slots(each, top, spare, torch.add)
+            filled.div_(self._lengths[: len(filled), None]).log_().mul_(TEMPERATURE).add_(highest)
+        else:
+            self._over_slots(each, top, spare, torch.maximum)
+
+    def _over_slots(self, each: Tensor, top: Tensor, spare: Tensor, combine: Callable[..., Tensor]) -> Tensor:
+        """Combine each owner's rows in ``top`` (T, n), ``-inf`` without any; returns those with some."""
+        filled = len(self._slots[0]) if self._slots else 0
+        top[filled:] = -torch.inf
         for j, slot in enumerate(self._slots):
             if j == 0:
                 torch.index_select(each, 0, slot, out=top[: len(slot)])
             else:
                 torch.index_select(each, 0, slot, out=spare[: len(slot)])
-                torch.maximum(top[: len(slot)], spare[: len(slot)], out=top[: len(slot)])
-        scores: Scores = top.T.contiguous().numpy()
-        return scores
+                combine(top[: len(slot)], spare[: len(slot)], out=top[: len(slot)])
+        return top[:filled]
 
-    def _score_fragments(self, part: slice, out: Tensor) -> None:
-        """The score of every fragment for the queries of a tile, into ``out`` (U, n)."""
-        queries = self._queries[part]
-        if self._scorer is None:
-            torch.mm(self._fragments, queries.T, out=out)
-            return
-        fragments = self._fragments.numpy()
-        for column, query in enumerate(queries.numpy()):
-            out[:, column] = torch.from_numpy(self._scorer.score(query, fragments, self._extras))
+
+def _wholes(rows: Rows, owners: Rows, whole: Flags, lengths: Rows) -> tuple[Tensor, Tensor]:
+    """The rows that are whole images, and the places of their owners in a tile.
+
+    Raises:
+        BadInputError: not a flag per row, or an owner with several.
+    """
+    if whole.shape != rows.shape or (np.bincount(owners[whole], minlength=1) > 1).any():
+        raise BadInputError(f"whole {whole.shape} must mark at most one of each owner's rows {rows.shape}")
+    place = np.argsort(np.argsort(-lengths, kind="stable"))
+    return torch.from_numpy(rows[whole]), torch.from_numpy(place[owners[whole]])
 
 
 def _tensor(vectors: Vectors) -> Tensor:

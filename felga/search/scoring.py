@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from felga.types import Flags, Rows, Scores, Vectors
 
+GAMMA = 0.05
+"""Weight of ln(quality) in the score of a region; chosen on train2017."""
 Extras: TypeAlias = Mapping[str, npt.NDArray[Any]]
-"""Columns with one value per fragment, such as a predicted IoU."""
+"""Columns with one value per fragment: ``quality``, ``whole``."""
 
 
 class Candidates(NamedTuple):
@@ -51,14 +53,13 @@ class Searcher(Protocol):
 
 
 class Scorer(Protocol):
-    """What a fragment scores for a query: the one definition behind every ranking of a search."""
+    """What a fragment scores for a query: the one definition behind every ranking."""
 
-    def score(self, query: Vectors, vectors: Vectors, extras: Extras) -> Scores:
-        """Scores (n,) of n fragments for one query.
+    def score(self, products: Scores, extras: Extras) -> Scores:
+        """Scores of n fragments, (..., n) float32.
 
         Args:
-            query: (dim,) float32.
-            vectors: (n, dim) float32.
+            products: (..., n) float32, inner products of the fragments with a query, or with several.
             extras: each (n, ...).
         """
         ...
@@ -71,12 +72,41 @@ class Scorer(Protocol):
 class InnerProduct:
     """The cosine of unit vectors: the paper's score (FELGA, 4.3)."""
 
-    def score(self, query: Vectors, vectors: Vectors, extras: Extras) -> Scores:
-        """As of :class:`Scorer`; equal vectors score the same to the bit, wherever they lie."""
-        # einsum sums each row on its own, unlike BLAS, whose rounding depends on the neighbours
-        scores: Scores = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
-        return scores
+    def score(self, products: Scores, extras: Extras) -> Scores:
+        """The products themselves."""
+        return products
 
     def bound(self, products: Scores) -> Scores:
         """The products themselves."""
         return products
+
+
+class MeaningAndQuality:
+    """``cos + gamma * ln(u)``: what a region means, and how well it fits an object (``extras["quality"]``).
+
+    A contrastive model says p(word | region) ~ exp(cos / tau). Times u^g, with the predicted IoU u in (0, 1],
+    that orders regions as ``cos + g tau ln(u)`` does (ObjEmbed multiplies its sigmoid of the cosine by u
+    likewise). A region of unknown quality (NaN) counts as one of quality 1: it scores its cosine.
+
+    Attributes:
+        gamma: g tau, at least 0.
+    """
+
+    def __init__(self, gamma: float = GAMMA) -> None:
+        self.gamma = gamma
+
+    def score(self, products: Scores, extras: Extras) -> Scores:
+        """As of :class:`Scorer`; ``extras["quality"]`` is (n,) float32."""
+        penalty = np.float32(self.gamma) * np.log(extras["quality"], dtype=np.float32)
+        return products + np.nan_to_num(penalty, nan=0.0)
+
+    def bound(self, products: Scores) -> Scores:
+        """The products themselves: ln(u) is at most 0."""
+        return products
+
+
+def inner_products(query: Vectors, vectors: Vectors) -> Scores:
+    """(n,) of a query (dim,) with (n, dim); equal vectors score the same to the bit, wherever they lie."""
+    # einsum sums each row on its own, unlike BLAS, whose rounding depends on the neighbours
+    products: Scores = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
+    return products

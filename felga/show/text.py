@@ -15,7 +15,19 @@ from felga.types import ImageHit, RegionHit, TextHit
 Format: TypeAlias = Literal["table", "json", "jsonl", "csv"]
 Kind: TypeAlias = Literal["images", "texts"]
 COLUMNS = {
-    "images": ["image_id", "path", "score", "region_score", "x1", "y1", "x2", "y2", "label"],
+    "images": [
+        "image_id",
+        "path",
+        "score",
+        "region_score",
+        "x1",
+        "y1",
+        "x2",
+        "y2",
+        "label",
+        "similarity",
+        "quality",
+    ],
     "texts": ["text_id", "text", "score", "keyword", "start", "end"],
 }
 
@@ -79,7 +91,14 @@ def render(answers: Sequence[Answer], form: Format, *, many: bool, only_ascii: b
 
 def _region(region: RegionHit) -> dict[str, Any]:
     label = {} if region.label is None else {"label": region.label}
-    return {"box": list(region.box), "score": region.score, "whole": region.whole, **label}
+    return {
+        "box": list(region.box),
+        "score": region.score,
+        "similarity": region.similarity,
+        "quality": region.quality,
+        "whole": region.whole,
+        **label,
+    }
 
 
 def _csv(answers: Sequence[Answer]) -> str:
@@ -97,7 +116,9 @@ def _csv_rows(hit: ImageHit | TextHit) -> Iterator[list[Any]]:
         yield [hit.text_id, hit.text, hit.score, hit.keyword, *hit.span]
         return
     for region in hit.regions:
-        yield [hit.image_id, shown(hit.path), hit.score, region.score, *region.box, region.label or ""]
+        of_image = hit.image_id, shown(hit.path), hit.score
+        fit = "" if region.quality is None else region.quality
+        yield [*of_image, region.score, *region.box, region.label or "", region.similarity, fit]
 
 
 def _table(answer: Answer) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,12 +28,13 @@ from felga.store.manifest import (
     FileEntry,
     Manifest,
     TableEntry,
+    check_features,
     read_manifest,
 )
 from felga.store.owner_table import OwnerTable
 from felga.store.pieces import build_pieces
 from felga.store.stored import file_entries
-from felga.types import Transform
+from felga.types import Embedding, Frozen
 from felga.version import __version__
 
 try:
@@ -73,24 +73,30 @@ class Fenet:
     """A FENet to be committed: its manifest entry, and what it does to raw vectors."""
 
     entry: FenetEntry
-    transform: Transform
+    embedding: Embedding
 
 
-def install_fenet(folder: Path, checkpoint: Path, encoder: Mapping[str, Any], device: str) -> Fenet:
+def install_fenet(folder: Path, checkpoint: Path, contract: Contract, device: str, source: str) -> Fenet:
     """Copy a checkpoint into an index, named by its content.
 
+    Args:
+        source: where it came from, for the manifest.
+
     Raises:
-        BadIndexError: it was trained with another encoder than the index was built with.
+        BadIndexError: it was trained with another encoder than the index was built with, or takes features
+            that the index does not have.
         BadInputError, NotFoundError: it is damaged, not a checkpoint, or missing.
     """
     from felga.fenet.checkpoint import load_fenet
 
+    encoder = contract.encoder
     fenet = load_fenet(checkpoint, encoder=encoder["name"], identity=encoder, device=device)
+    check_features(fenet.feature_dim, contract, shown(checkpoint))
     sha256 = sha256_file(checkpoint)
     path = folder / f"fenet-{sha256[:32]}.safetensors"
     if not path.is_file() or path.is_symlink() or sha256_file(path) != sha256:
         write_whole(path, checkpoint.read_bytes())
-    return Fenet(FenetEntry(path.name, sha256, fenet.out), fenet.apply)
+    return Fenet(FenetEntry(path.name, sha256, fenet.out, source), fenet)
 
 
 def commit(
@@ -115,6 +121,7 @@ def commit(
     """
     known = {name: e for name, e in before.files.items() if name not in broken} if before else {}
     entry = fenet.entry if fenet else None
+    dim = entry.dim if entry else int(contract.encoder["dim"])
     files = [folder / entry.file] if entry else []
     tables: dict[str, TableEntry] = {}
     for name, stem, table in (("images", "regions", images), ("texts", "keywords", texts)):
@@ -126,14 +133,14 @@ def commit(
             and old.version == table.version
             and all(piece in known for piece in old.pieces)
         )
-        tables[name] = old if old and unchanged else _table_entry(folder, stem, table, fenet, known)
+        tables[name] = old if old and unchanged else _table_entry(folder, stem, table, fenet, dim, known)
         files += [*table.files(), *(folder / piece for piece in tables[name].pieces)]
     manifest = Manifest(
         contract=contract,
         encoder=encoder,
         corpus=corpus,
         fenet=entry,
-        dim=entry.dim if entry else int(contract.encoder["dim"]),
+        dim=dim,
         images=tables["images"],
         texts=tables["texts"],
         files=file_entries(folder, files, known),
@@ -149,14 +156,16 @@ def commit(
 
 
 def _table_entry(
-    folder: Path, stem: str, table: OwnerTable, fenet: Fenet | None, known: Mapping[str, FileEntry]
+    folder: Path, stem: str, table: OwnerTable, fenet: Fenet | None, dim: int, known: Mapping[str, FileEntry]
 ) -> TableEntry:
     """The entry of a table, after writing those of its FAISS files that are not ``known``."""
+    embedding = fenet.embedding if fenet else Frozen()
     pieces, counts = build_pieces(
         folder,
         stem,
         table,
-        transform=fenet.transform if fenet else lambda vectors: vectors,
+        dim=dim,
+        embed=embedding.regions if stem == "regions" else lambda vectors, _: embedding.keywords(vectors),
         mark=fenet.entry.sha256 if fenet else "raw",
         intact=known,
     )

@@ -21,8 +21,9 @@ from typing import Any
 from felga.errors import BadIndexError, NotFoundError
 from felga.files import read_regular, to_json, write_whole
 
-FORMAT, FORMAT_VERSION = "felga-index", 2
+FORMAT, FORMAT_VERSION = "felga-index", 3
 NAME = "manifest.json"
+PACKAGED = "packaged"  # the source of a FENet that comes with felga
 LARGEST = 2**30  # bytes; a manifest grows by some 200 bytes per file of the index
 _FILE = re.compile(
     r"(images|texts)\.lance/[\w.-]+(/[\w.-]+)*|(regions|keywords)-[0-9a-f]+\.faiss|fenet-[0-9a-f]+\.safetensors"
@@ -56,7 +57,9 @@ class Contract:
 
     Attributes:
         encoder: :meth:`felga.types.Encoder.identity`; has at least ``name`` and ``dim``.
-        regions, keywords: ``proposer`` (its settings, with a ``name``), ``top``, and ``whole`` for regions.
+        regions, keywords: ``proposer`` (its settings, with a ``name``) and ``top``; for regions also
+            ``whole``, ``features`` (their length, None without) and ``quality`` (the settings of its
+            predictor, None where regions have the quality that their proposer gave).
     """
 
     encoder: Mapping[str, Any]
@@ -81,11 +84,18 @@ class CorpusEntry:
 
 @dataclass(frozen=True, slots=True)
 class FenetEntry:
-    """The FENet of an index: its file, the sha256 of that file, and the length of its vectors."""
+    """The FENet of an index.
+
+    Attributes:
+        file, sha256: its file, and the sha256 of that.
+        dim: length of its vectors.
+        source: where it came from: :data:`PACKAGED`, or the name of a checkpoint.
+    """
 
     file: str
     sha256: str
     dim: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +233,14 @@ def _check(manifest: Manifest) -> None:
         named = about.get("proposer") if top else about
         if not isinstance(named, dict) or not isinstance(named.get("name"), str):
             raise ValueError(f"contract.{part} lacks a name")
+    regions = manifest.contract.regions
+    if set(regions) != {"proposer", "top", "whole", "features", "quality"}:
+        raise ValueError("contract.regions has missing or unknown fields")
+    features, quality = regions["features"], regions["quality"]
+    if features is not None and (type(features) is not int or not 0 < features < 2**20):
+        raise ValueError("contract.regions.features is out of range")
+    if quality is not None and not isinstance(quality, dict):
+        raise ValueError("contract.regions.quality is neither null nor settings")
     dim = manifest.contract.encoder.get("dim")
     if type(dim) is not int or not 0 < dim < 2**20 or not 0 < manifest.dim < 2**20:
         raise ValueError("dim is out of range")
@@ -248,6 +266,20 @@ def _check(manifest: Manifest) -> None:
         or manifest.files[manifest.fenet.file].sha256 != manifest.fenet.sha256
     ):
         raise ValueError("the FENet is not among the files")
+
+
+def check_features(taken: int | None, contract: Contract, fenet: str) -> None:
+    """Refuse a FENet that takes features of a length (None: none) that the index does not have.
+
+    Raises:
+        BadIndexError: it does.
+    """
+    stored = contract.regions["features"]
+    if taken is not None and taken != stored:
+        raise BadIndexError(
+            f"{fenet} was trained with {taken} features per region and the index has {stored or 'none'}: "
+            "index again with an encoder that has them, or train a FENet on this index"
+        )
 
 
 def differences(actual: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -19,7 +19,7 @@ import pyarrow.compute  # pa.compute
 from felga.errors import BadIndexError
 from felga.files import storage_reason
 from felga.store.schema import CHECK, checked, flat, list_lengths, row_checks
-from felga.types import Rows, Vectors
+from felga.types import Flags, RegionFeatures, Rows, Scores, Vectors
 
 MERGE_BEYOND = 16  # Lance fragments; every commit adds one
 T = TypeVar("T")
@@ -82,17 +82,25 @@ class OwnerTable:
         while (batch := self._read(lambda: next(batches, None))) is not None:
             yield batch
 
-    def vectors(self, size: int = 1024) -> Iterator[Vectors]:
-        """Raw vectors of all fragments in order, (n, dim) per batch of ``size`` owners."""
-        for batch in self.batches(["vectors"], size):
-            yield flat(batch.column("vectors"))
+    def raw(self, start: int, stop: int) -> tuple[Vectors, RegionFeatures | None]:
+        """Raw vectors (n, dim) of the owners ``start:stop``, and the features (n, f) beside them, if any."""
+        columns = [name for name in ("vectors", "features") if name in self._table.schema.names]
+        table = self._read(lambda: self._table.to_table(columns=columns, offset=start, limit=stop - start))
+        arrays = [flat(table.column(name).combine_chunks()) for name in columns]
+        return arrays[0], arrays[1] if len(arrays) > 1 else None
 
-    def vectors_of(self, start: int, stop: int) -> Vectors:
-        """Raw vectors (n, dim) of the owners ``start:stop``."""
-        table = self._read(
-            lambda: self._table.to_table(columns=["vectors"], offset=start, limit=stop - start)
-        )
-        return flat(table.column("vectors").combine_chunks())
+    def quality(self) -> Scores:
+        """Predicted IoU of all regions in order, (n,) float32; NaN where it was not predicted."""
+        found = [
+            batch.column("quality").flatten().to_numpy(zero_copy_only=False)
+            for batch in self.batches(["quality"], 8192)
+        ]
+        return np.concatenate([np.empty(0, np.float32), *found])
+
+    def whole(self) -> Flags:
+        """(n,) bool: which regions are the whole image, in order."""
+        found = [np.asarray(batch.column("whole").flatten()) for batch in self.batches(["whole"], 8192)]
+        return np.concatenate([np.empty(0, bool), *found]).astype(bool)
 
     def counts(self) -> Rows:
         """(owners,) int64: the number of fragments of each owner."""

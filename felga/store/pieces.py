@@ -8,17 +8,21 @@ one piece, wherever it lies.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from felga.search.flat import write_piece
 from felga.store.owner_table import OwnerTable
-from felga.types import Rows, Transform
+from felga.types import RegionFeatures, Rows, Vectors
 
 EVERY = 4096  # owners in a piece, on average
 FULL = 262_144  # fragments in a piece, at most; with 512 dimensions, 512 MiB: the memory that writing takes
+BLOCK = 16_384  # fragments embedded at once, at most; with 1,280 features, 40 MiB
+Embed: TypeAlias = Callable[[Vectors, RegionFeatures | None], Vectors]
+"""Raw vectors (n, dim), and features if the encoder has them, to the vectors (n, dim') that are searched."""
 
 
 def build_pieces(
@@ -26,7 +30,8 @@ def build_pieces(
     stem: str,
     table: OwnerTable,
     *,
-    transform: Transform,
+    dim: int,
+    embed: Embed,
     mark: str,
     intact: Container[str],
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -34,8 +39,9 @@ def build_pieces(
 
     Args:
         stem: ``regions`` or ``keywords``.
-        transform: applied to the raw vectors.
-        mark: identifies ``transform``; part of the names.
+        dim: length of the vectors that are searched.
+        embed: applied to the raw vectors.
+        mark: identifies ``embed``; part of the names.
         intact: names of files that may be reused: they are in the folder and undamaged.
 
     Returns:
@@ -52,7 +58,8 @@ def build_pieces(
         key.update(counts[start:stop].tobytes())
         name = f"{stem}-{key.hexdigest()[:32]}.faiss"
         if name not in intact:
-            write_piece(transform(table.vectors_of(start, stop)), folder / name)
+            blocks = (embed(*table.raw(*block)) for block in _cut(start, stop, offsets, BLOCK))
+            write_piece(blocks, dim, folder / name)
         names.append(name)
         sizes.append(size)
     return tuple(names), tuple(sizes)
@@ -64,8 +71,14 @@ def bounds(checks: list[bytes], offsets: Rows) -> Iterator[tuple[int, int]]:
     cuts = np.append(np.flatnonzero(drawn % np.uint64(EVERY) == 0) + 1, len(checks))
     start = 0
     for cut in cuts.tolist():
-        while start < cut:
-            full = int(np.searchsorted(offsets, offsets[start] + FULL, side="right")) - 1
-            stop = max(start + 1, min(cut, full))  # an owner is never split
-            yield start, stop
-            start = stop
+        yield from _cut(start, cut, offsets, FULL)
+        start = cut
+
+
+def _cut(start: int, stop: int, offsets: Rows, most: int) -> Iterator[tuple[int, int]]:
+    """The owners ``start:stop`` in ranges of at most ``most`` fragments; an owner is never split."""
+    while start < stop:
+        full = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
+        end = max(start + 1, min(stop, full))
+        yield start, end
+        start = end

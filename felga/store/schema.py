@@ -1,8 +1,8 @@
 """Rows of the store: one per image, one per text, with all fragments, raw vectors and a checksum.
 
-Fragments are Arrow lists, so that an owner's fragments lie side by side. Vectors are the encoder's, before
-any FENet. The checksum travels with the row: damage between a commit and the manifest that names it is
-found when the manifest is written.
+Fragments are Arrow lists, so that an owner's fragments lie side by side. Vectors and features are the
+encoder's, before any FENet. The checksum travels with the row: damage between a commit and the manifest that
+names it is found when the manifest is written.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute  # pa.compute
 
-from felga.types import Keyword, Region, Rows, Vectors
+from felga.types import Keyword, Region, RegionFeatures, Rows, Vectors
 
 CHECK = "check"
 CHECK_BYTES = 16
 UNCHECKED = frozenset({CHECK, "mtime_ns"})  # a wrong time only costs one hash of the file
 
 
-def image_schema(dim: int) -> pa.Schema:
-    """Columns of ``images.lance``."""
+def image_schema(dim: int, feature_dim: int | None = None) -> pa.Schema:
+    """Columns of ``images.lance``; ``features`` only where the encoder has them."""
+    features = [] if feature_dim is None else [("features", pa.list_(pa.list_(pa.float16(), feature_dim)))]
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -39,7 +41,9 @@ def image_schema(dim: int) -> pa.Schema:
             ("scores", pa.list_(pa.float32())),
             ("whole", pa.list_(pa.bool_())),
             ("labels", pa.list_(pa.string())),
+            ("quality", pa.list_(pa.float32())),  # an item is null where it was not predicted
             ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
+            *features,
             (CHECK, pa.binary(CHECK_BYTES)),
         ]
     )
@@ -76,6 +80,7 @@ class ImageRow:
     error: str | None = None
     regions: Sequence[Region] = ()
     vectors: Vectors | None = None
+    features: RegionFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,15 @@ class TextRow:
     vectors: Vectors
 
 
-def image_table(rows: Sequence[ImageRow], dim: int) -> pa.Table:
-    """The Arrow table of images, checksums included."""
+def image_table(rows: Sequence[ImageRow], dim: int, feature_dim: int | None = None) -> pa.Table:
+    """The Arrow table of images, checksums included; columns as of :func:`image_schema`."""
     offsets = _offsets([len(row.regions) for row in rows])
     regions = [region for row in rows for region in row.regions]
     boxes = np.array([region.box for region in regions], np.float32)
+    features = []
+    if feature_dim is not None:
+        stacked = _stack([row.features for row in rows], feature_dim, np.float16)
+        features = [pa.ListArray.from_arrays(offsets, _fixed(stacked, feature_dim))]
     return checked(
         [
             pa.array([row.image_id for row in rows], pa.string()),
@@ -108,9 +117,13 @@ def image_table(rows: Sequence[ImageRow], dim: int) -> pa.Table:
             pa.ListArray.from_arrays(offsets, pa.array([r.score for r in regions], pa.float32())),
             pa.ListArray.from_arrays(offsets, pa.array([r.whole for r in regions], pa.bool_())),
             pa.ListArray.from_arrays(offsets, pa.array([r.label for r in regions], pa.string())),
-            pa.ListArray.from_arrays(offsets, _fixed(_stack([row.vectors for row in rows], dim), dim)),
+            pa.ListArray.from_arrays(offsets, pa.array([r.quality for r in regions], pa.float32())),
+            pa.ListArray.from_arrays(
+                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float32), dim)
+            ),
+            *features,
         ],
-        image_schema(dim),
+        image_schema(dim, feature_dim),
     )
 
 
@@ -127,7 +140,9 @@ def text_table(rows: Sequence[TextRow], dim: int) -> pa.Table:
             pa.ListArray.from_arrays(offsets, pa.array([k.score for k in keywords], pa.float32())),
             pa.ListArray.from_arrays(offsets, pa.array([k.span[0] for k in keywords], pa.int32())),
             pa.ListArray.from_arrays(offsets, pa.array([k.span[1] for k in keywords], pa.int32())),
-            pa.ListArray.from_arrays(offsets, _fixed(_stack([row.vectors for row in rows], dim), dim)),
+            pa.ListArray.from_arrays(
+                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float32), dim)
+            ),
         ],
         text_schema(dim),
     )
@@ -186,11 +201,11 @@ def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(column.to_numpy(zero_copy_only=False))
 
 
-def flat(column: pa.Array) -> Vectors:
-    """(n, dim) float32 of a list column of vectors or boxes."""
+def flat(column: pa.Array) -> npt.NDArray[Any]:
+    """(n, dim) of a list column: float32 of vectors or boxes, float16 of features."""
     values = column.flatten()  # respects the slice that a batch is
     dim = values.type.list_size
-    return np.asarray(values.flatten(), np.float32).reshape(-1, dim)
+    return _numbers(values.flatten()).reshape(-1, dim)
 
 
 def list_lengths(column: pa.Array) -> Rows:
@@ -202,10 +217,10 @@ def _offsets(counts: Sequence[int]) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
 
 
-def _fixed(values: Any, dim: int) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values, np.float32).reshape(-1)), dim)
+def _fixed(values: npt.NDArray[Any], dim: int) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim)
 
 
-def _stack(parts: Sequence[Vectors | None], dim: int) -> Vectors:
+def _stack(parts: Sequence[npt.NDArray[Any] | None], dim: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     filled = [part for part in parts if part is not None and len(part)]
-    return np.concatenate(filled) if filled else np.empty((0, dim), np.float32)
+    return np.concatenate(filled).astype(dtype, copy=False) if filled else np.empty((0, dim), dtype)

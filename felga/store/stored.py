@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING, Self
 from felga.errors import BadIndexError
 from felga.files import sha256_file, shown
 from felga.search.flat import FlatSearcher
-from felga.store.manifest import NAME, FileEntry, Manifest, TableEntry, parse_manifest, read_manifest
+from felga.store.manifest import (
+    NAME,
+    FileEntry,
+    Manifest,
+    TableEntry,
+    check_features,
+    parse_manifest,
+    read_manifest,
+)
 from felga.store.owner_table import OwnerTable
-from felga.types import Vectors
+from felga.types import Embedding, Frozen
 
 try:
     import fcntl
@@ -161,17 +169,24 @@ class StoredIndex:
                 from felga.fenet.checkpoint import load_fenet
 
                 encoder = self.manifest.contract.encoder
-                self._fenet = load_fenet(
+                fenet = load_fenet(
                     self._native.path / entry.file,
                     encoder=encoder["name"],
                     identity=encoder,
                     device=self._device,
                 )
+                check_features(fenet.feature_dim, self.manifest.contract, entry.file)
+                self._fenet = fenet
             return self._fenet
 
-    def transform(self, vectors: Vectors) -> Vectors:
-        """Raw vectors (n, dim) as the searchers hold them: through the FENet, if there is one."""
-        return vectors if self.fenet is None else self.fenet.apply(vectors)
+    @property
+    def embedding(self) -> Embedding:
+        """From raw vectors to those that the searchers hold: the FENet, if there is one.
+
+        Raises:
+            BadIndexError, BadInputError: as of :attr:`fenet`.
+        """
+        return self.fenet or Frozen()
 
     def _searcher(self, entry: TableEntry) -> FlatSearcher:
         paths = [self._native.path / name for name in entry.pieces]

@@ -15,15 +15,16 @@ from felga.store.schema import flat, list_lengths
 from felga.store.stored import Lease, NativeFolder, StoredIndex, damaged
 from felga.types import Vectors
 
+BATCH = 1024  # owners read at once
 TOLERANCE = 1e-4  # of a vector's length, and of a FENet run again on another machine
 
 
 def verify(folder: Path) -> tuple[Manifest, list[str]]:
     """Check a whole index.
 
-    Files by sha256; rows by their checksums, lengths of vectors, boxes inside their images and spans inside
-    their texts; FAISS files row by row against the store's vectors (through the FENet, if the index has
-    one).
+    Files by sha256; rows by their checksums, lengths of vectors, finite features, qualities in (0, 1], boxes
+    inside their images and spans inside their texts; FAISS files row by row against the store's vectors
+    (through the FENet, if the index has one).
 
     Returns:
         The manifest, and one line per defect; an empty list for a sound index.
@@ -76,13 +77,22 @@ def _table(
         yield f"{name}.lance holds {len(rows)} rows that do not match their checksum"
     if len(searcher) != int(offsets[-1]):
         return
-    start = 0
-    for raw in table.vectors():
+    embedding, start = index.embedding, 0
+    for at in range(0, len(table), BATCH):
+        raw, features = table.raw(at, min(at + BATCH, len(table)))
         if not _unit(raw):
             yield f"{name}.lance holds vectors that are not of length 1, near fragment {start}"
-        elif not _close(searcher.vectors(start, start + len(raw)), index.transform(raw)):
-            yield f"the FAISS files hold other vectors than {name}.lance, near fragment {start}"
+        elif features is not None and not np.isfinite(features).all():
+            yield f"{name}.lance holds features that are not finite, near fragment {start}"
+        else:
+            embedded = embedding.regions(raw, features) if name == "images" else embedding.keywords(raw)
+            if not _close(searcher.vectors(start, start + len(raw)), embedded):
+                yield f"the FAISS files hold other vectors than {name}.lance, near fragment {start}"
         start += len(raw)
+    if name == "images":
+        quality = table.quality()
+        if wrong := int(((quality <= 0) | (quality > 1)).sum()):  # NaN: not predicted
+            yield f"images.lance holds {wrong} qualities outside of (0, 1]"
     yield from _out_of_bounds(table, name)
 
 

@@ -58,7 +58,12 @@ def test_search_as_json(capsys, demo):
     assert set(hit) == {"rank", "image_id", "path", "score", "regions"}
     assert len(hit["regions"]) == 3
     assert len(hit["regions"][0]["box"]) == 4
-    assert hit["score"] == hit["regions"][0]["score"]
+    region = hit["regions"][0]
+    assert set(region) == {"box", "score", "similarity", "quality", "whole"}
+    assert region["score"] == region["similarity"], "the quality of these regions is not known"
+    words = ["search", "cat", "--index", demo[0], "-k", 1, "--format", "json"]
+    (best,) = json.loads(call(capsys, *words, "--owner-score", "max")[0])["hits"]
+    assert best["score"] == best["regions"][0]["score"]
 
 
 def test_queries_of_a_file_as_lines_and_as_csv(capsys, demo, tmp_path):

@@ -22,7 +22,7 @@ def build(folder, vectors, piece=7):
     paths = []
     for number, start in enumerate(range(0, len(vectors), piece)):
         paths.append(folder / f"x-{number:03d}.faiss")
-        write_piece(vectors[start : start + piece], paths[-1])
+        write_piece([vectors[start : start + piece]], vectors.shape[1], paths[-1])
     return FlatSearcher(paths, vectors.shape[1], len(vectors))
 
 
@@ -55,8 +55,7 @@ class Weighted:
     def __init__(self, g):
         self.g = g
 
-    def score(self, query, vectors, extras):
-        products = np.einsum("nd,d->n", vectors, query)
+    def score(self, products, extras):
         return np.where(products > 0, products * extras["u"] ** self.g, products).astype(np.float32)
 
     def bound(self, products):
@@ -240,5 +239,5 @@ def test_a_piece_is_whole_or_not_there(tmp_path, monkeypatch):
     vectors = unit(np.random.default_rng(5), 4)
     monkeypatch.setattr("felga.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(OSError, match="killed"):
-        write_piece(vectors, tmp_path / "x.faiss")
+        write_piece([vectors], 16, tmp_path / "x.faiss")
     assert not (tmp_path / "x.faiss").exists()

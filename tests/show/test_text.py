@@ -23,7 +23,7 @@ def test_csv_without_hits_has_the_header_of_its_kind():
     assert header == "query,rank,text_id,text,score,keyword,start,end\n"
     assert header == render([TEXTS], "csv", many=False).splitlines(keepends=True)[0]
     header = render([Answer("boat", "photos", [], "images")], "csv", many=False)
-    assert header == "query,rank,image_id,path,score,region_score,x1,y1,x2,y2,label\n"
+    assert header == "query,rank,image_id,path,score,region_score,x1,y1,x2,y2,label,similarity,quality\n"
 
 
 def test_a_table_without_hits_has_the_columns_of_its_kind():

