@@ -13,16 +13,9 @@ from typing import Any
 
 from felga.corpus.coco import coco_files
 from felga.errors import BadInputError, did_you_mean
+from felga.evaluation.ceilings import keyword_ceiling, proposal_ceiling
 from felga.evaluation.drawings import Drawings
-from felga.evaluation.protocol import (
-    Relevance,
-    Split,
-    check_disjoint,
-    evaluate,
-    identity,
-    keyword_ceiling,
-    proposal_ceiling,
-)
+from felga.evaluation.protocol import FROZEN, Relevance, Split, check_disjoint, evaluate
 from felga.evaluation.results import Results, build_results
 from felga.evaluation.split import Encoded, encode_split, read_split
 from felga.evaluation.task_results import METHODS, TASKS, UNTRAINED, Evaluation
@@ -32,7 +25,7 @@ from felga.fenet.train import TrainingStep, train
 from felga.indexing.options import Options
 from felga.indexing.parts import Parts
 from felga.store.pairs import features_of
-from felga.types import Progress, Transform
+from felga.types import Embedding, Progress
 
 
 def bench_coco(
@@ -139,7 +132,7 @@ class _Bench:
     def measure(self, method: str, training: _Training | None, seeds: Sequence[int]) -> list[Evaluation]:
         if training is None or method in UNTRAINED:
             split = self.split.entire() if method == "entire" else self.split
-            return [self._evaluate(method, split, identity, None, draw=True)]
+            return [self._evaluate(method, split, FROZEN, None, draw=True)]
         runs = []
         for seed in seeds:
             recipe = changed(training.recipe, {"method": method})
@@ -148,15 +141,15 @@ class _Bench:
                 self.progress(stage, step.done, step.total)
 
             fenet = train(training.features, recipe, seed=seed, device=self.device, progress=report)
-            runs.append(self._evaluate(method, self.split, fenet.apply, seed, draw=seed == seeds[0]))
+            runs.append(self._evaluate(method, self.split, fenet, seed, draw=seed == seeds[0]))
         return runs
 
     def _evaluate(
-        self, method: str, split: Split, transform: Transform, seed: int | None, *, draw: bool
+        self, method: str, split: Split, embedding: Embedding, seed: int | None, *, draw: bool
     ) -> Evaluation:
-        evaluation = replace(evaluate(split, transform, self.relevance), seed=seed)
+        evaluation = replace(evaluate(split, embedding, self.relevance), seed=seed)
         if self.drawings and draw:
-            self.drawings.add(method, split, transform, evaluation)
+            self.drawings.add(method, split.embedded(embedding), evaluation)
         self.log(_line(method if seed is None else f"{method}, seed {seed}", evaluation))
         return evaluation
 

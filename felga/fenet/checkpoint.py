@@ -20,7 +20,7 @@ from felga.errors import BadIndexError, BadInputError
 from felga.fenet.arrays import Arrays, read_arrays, write_arrays
 from felga.fenet.recipes import Recipe, from_json
 from felga.files import shown, to_json
-from felga.types import Vectors
+from felga.types import RegionFeatures, Vectors
 
 if TYPE_CHECKING:
     from felga.fenet.model import FENet
@@ -113,6 +113,14 @@ class Checkpoint:
             for at in range(0, len(vectors), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.out), np.float32)
+
+    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
+        """As of :class:`felga.types.Embedding`; this network takes no features."""
+        return self.apply(vectors)
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """As of :class:`felga.types.Embedding`."""
+        return self.apply(vectors)
 
     def sha256(self) -> str:
         """The sha256 of the weights."""

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from felga.errors import BadInputError
+from felga.evaluation.ceilings import keyword_ceiling, proposal_ceiling
 from felga.evaluation.class_names import NAMES, NOT_NAMES, mentions
 from felga.evaluation.protocol import (
     RECALLS,
@@ -18,9 +19,7 @@ from felga.evaluation.protocol import (
     discovery_curve,
     discovery_scores,
     evaluate,
-    keyword_ceiling,
     object_discovery,
-    proposal_ceiling,
 )
 from felga.evaluation.task_results import SizeResult
 from tests.search import reference
@@ -137,19 +136,29 @@ def test_description_assignment_equals_loops(relevance):
     assert sum(entry.queries for entry in found.per_size.values()) == len(expected)
 
 
-def test_a_method_is_a_function_of_vectors():
+class Applied:
+    """An embedding that applies one function to everything."""
+
+    def __init__(self, function):
+        self.keywords = function
+
+    def regions(self, vectors, features):
+        return self.keywords(vectors)
+
+
+def test_a_method_is_an_embedding():
     split = make_split(3)
     turn = np.random.default_rng(0).permutation(16)
     seen = []
 
-    def method(vectors):
+    def turned(vectors):
         seen.append(len(vectors))
         return np.ascontiguousarray(vectors[:, turn])
 
-    assert evaluate(split, method) == evaluate(split)  # a rotation changes no cosine
+    assert evaluate(split, Applied(turned)) == evaluate(split)  # a rotation changes no cosine
     assert len(split.keyword_vectors) in seen  # distinct ones, not one for each place
 
-    half = evaluate(split, lambda v: np.abs(v))
+    half = evaluate(split, Applied(np.abs))
     assert half.object_discovery.map != evaluate(split).object_discovery.map
 
 
@@ -247,7 +256,7 @@ def test_a_malformed_split_is_refused():
         with pytest.raises(BadInputError):
             replace(split, **change)
     with pytest.raises(BadInputError, match="length 1"):
-        evaluate(split, lambda vectors: vectors * np.float32(np.nan))
+        evaluate(split, Applied(lambda vectors: vectors * np.float32(np.nan)))
     with pytest.raises(BadInputError, match="mention"):
         description_assignment(replace(split, mentions=None), relevance="mention")
 
