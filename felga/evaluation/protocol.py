@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.evaluation.ranking import Owner, Ranking, image_scores, rank
-from felga.evaluation.task_results import Evaluation, SizeResult, TaskResult
+from felga.evaluation.ranking import Ranking, image_scores, rank
+from felga.evaluation.task_results import Evaluation, Owner, SizeResult, TaskResult
 from felga.search.average_precision import (
     average_precision,
     chance,

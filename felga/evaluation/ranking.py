@@ -11,18 +11,16 @@ With a quality u, the predicted IoU of its box, a region scores ``cos + gamma ln
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from felga.errors import BadInputError
-from felga.evaluation.task_results import Means, TaskResult
+from felga.evaluation.task_results import Means, Owner, TaskResult
 from felga.search.average_precision import CUTOFFS, Metrics, chance, empty_metrics, metrics
 from felga.search.matrix import WORKERS, owner_metrics, owner_scores
 from felga.search.scoring import Extras
 from felga.types import Flags, Floats, Rows, Scores, Vectors
 
-Owner: TypeAlias = Literal["max", "soft"]
 TEMPERATURE = 0.1
 WHOLE = 0.5
 GAMMA = 0.05
