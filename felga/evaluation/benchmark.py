@@ -17,6 +17,7 @@ from felga.evaluation.ceilings import keyword_ceiling, proposal_ceiling
 from felga.evaluation.diagnostic import diagnose
 from felga.evaluation.drawings import Drawings
 from felga.evaluation.localisation import localise, pycocotools
+from felga.evaluation.paper_numbers import fine_tuned_on_coco
 from felga.evaluation.protocol import FROZEN, Relevance, Split, check_disjoint, evaluate
 from felga.evaluation.results import Results, build_results
 from felga.evaluation.split import Encoded, encode_split, read_split
@@ -110,14 +111,6 @@ def bench_coco(
         ceiling=bench.ceiling(),
         diagnostic=diagnose(split),
     )
-
-
-def fine_tuned_on_coco(encoder: str) -> bool:
-    """Whether the name of an encoder says that its weights were fine-tuned on COCO."""
-    family, _, weights = encoder.partition(":")
-    if family == "lavis" and weights.startswith("blip_image_text_matching"):
-        return True  # model_base_retrieval_coco.pth and its large sibling, for any type
-    return family != "conse" and "coco" in weights.lower().rstrip("/").rpartition("/")[2]
 
 
 def _rows_of(methods: Sequence[str] | None, training: _Training | None) -> Sequence[str]:

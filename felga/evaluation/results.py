@@ -210,7 +210,7 @@ def _keys(kind: Any) -> dict[str, str]:
 
 def _parsed(kind: Any, value: Any, where: str) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter of a NewType
         return None if value is None else _parsed(inner[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _parsed_fields(kind, value, where)
