@@ -62,30 +62,21 @@ def bench_coco(
 
     Args:
         root, train_root: folders in the official layout; ``train_root`` None: the same.
-        methods: of :data:`felga.evaluation.task_results.METHODS`; each gives the rows that its scorings name.
-            None: all that the recipe has.
+        methods: of :data:`felga.evaluation.task_results.METHODS`; None: all that the recipe has.
         ids, train_ids: files of image ids, for subsets.
-        recipe, changes: of :func:`felga.fenet.recipes.make_recipe`; the method is that of each row, and the
-            owner loss (``lambda4``) takes part in the rows ``+owner`` alone.
+        recipe, changes: of :func:`felga.fenet.recipes.make_recipe`; the method is that of each row, and
+            only rows ``+owner`` have its owner loss (``lambda4``).
         seeds: one training per trained method and seed.
         work: folder for the indexes.
         log: called with one line per result.
         drawings: figures to draw; of a trained method, its first seed.
 
     Raises:
-        BadInputError: an unknown method, one with an owner loss that the recipe lacks, or an image that is in
-            both training and test.
-        NotFoundError: missing files.
-        MissingError: pycocotools is not installed.
+        BadInputError: an unknown method or owner loss, or an image that is in both training and test.
+        NotFoundError, MissingError: missing files, or pycocotools.
     """
     _check_methods(methods or (), changes or {})
-    pycocotools()  # before the work
-    parts = Parts.make(options or Options())
-    if fine_tuned_on_coco(parts.encoder.name):
-        log(
-            f"warning: {parts.encoder.name} is fine-tuned on COCO, which the paper rules out (4.2): its "
-            "results here are no comparison"
-        )
+    parts = _parts(options or Options(), log)
     test = encode_split(coco_files(root, test_split), work, parts, ids, progress)
     data, training = {"test": _fingerprint(test)}, None
     if methods is None or set(methods) - set(UNTRAINED):
@@ -96,9 +87,7 @@ def bench_coco(
     if drawings:
         drawings.check(split)
     bench = _Bench(split, relevance, parts.options.device, progress, log, drawings)
-    runs: dict[str, list[Evaluation]] = {}
-    for method in _rows_of(methods, training):
-        runs |= bench.measure(method, training, seeds)
+    runs = bench.measure_all(_rows_of(methods, training), training, seeds)
     if drawings:
         drawings.draw(split, test.paths())
     return build_results(
@@ -125,6 +114,17 @@ def _rows_of(methods: Sequence[str] | None, training: _Training | None) -> Seque
     if not has_owner and (lacking := [method for method in methods if method.endswith(OWNER_LOSS)]):
         raise BadInputError(f"{lacking[0]} needs an owner loss: set lambda4 above 0, or leave it out")
     return methods
+
+
+def _parts(options: Options, log: Callable[[str], None]) -> Parts:
+    pycocotools()  # before the work
+    parts = Parts.make(options)
+    if fine_tuned_on_coco(parts.encoder.name):
+        log(
+            f"warning: {parts.encoder.name} is fine-tuned on COCO, which the paper rules out (4.2): its "
+            "results here are no comparison"
+        )
+    return parts
 
 
 def _check_methods(methods: Sequence[str], changes: Mapping[str, Any]) -> None:
@@ -172,6 +172,15 @@ class _Bench:
     progress: Progress
     log: Callable[[str], None]
     drawings: Drawings | None
+
+    def measure_all(
+        self, methods: Sequence[str], training: _Training | None, seeds: Sequence[int]
+    ) -> dict[str, list[Evaluation]]:
+        """The rows of all methods."""
+        runs: dict[str, list[Evaluation]] = {}
+        for method in methods:
+            runs |= self.measure(method, training, seeds)
+        return runs
 
     def measure(
         self, method: str, training: _Training | None, seeds: Sequence[int]

@@ -67,11 +67,10 @@ def test_means_over_seeds_stand_on_top():
 
 
 def test_boxes_are_means_over_seeds():
-    runs = [run for entry in (make_results(),) for run in entry.results["frozen"].seeds]
+    runs = make_results().results["frozen"].seeds
     boxes = runs[0].localisation
-    other = replace(
-        boxes, winning_boxes=replace(boxes.winning_boxes, fits=1.0, images=boxes.winning_boxes.images + 2)
-    )
+    images = boxes.winning_boxes.images
+    other = replace(boxes, winning_boxes=replace(boxes.winning_boxes, fits=1.0, images=images + 2))
     found = build_results(
         {"felga": [replace(runs[0], seed=0), replace(runs[0], seed=1, localisation=other)]},
         dataset="a test",
@@ -82,7 +81,7 @@ def test_boxes_are_means_over_seeds():
     ).results["felga"]
     own = found.localisation.winning_boxes
     assert own.fits == pytest.approx((boxes.winning_boxes.fits + 1) / 2)
-    assert own.images == boxes.winning_boxes.images + 1
+    assert own.images == images + 1
     assert found.localisation.detection.ap == pytest.approx(boxes.detection.ap)
     assert found.seeds[1].localisation == other
 
