@@ -65,11 +65,15 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.encoders.open_clip:clip",
             "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip",
         ),
-        "blip": Entry("felga.encoders.blip:blip", "blip:OWNER/NAME or blip:FOLDER, by transformers"),
+        "blip": Entry(
+            "felga.encoders.blip:blip",
+            "blip:OWNER/NAME or blip:FOLDER, by transformers; not the paper's BLIP, see lavis",
+        ),
         "blip2": Entry("felga.encoders.blip2:blip2", "blip2:OWNER/NAME or blip2:FOLDER, by transformers"),
         "lavis": Entry(
             "felga.encoders.lavis:lavis",
-            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a separate process",
+            "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a separate process; "
+            "the paper's BLIP is lavis:blip_feature_extractor/base",
             probe="blip_feature_extractor/base",
         ),
     },
@@ -83,7 +87,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "graphseg+edgeboxes": Entry(
             "felga.proposals.unsupervised:graphseg_edgeboxes", "graph segments and EdgeBoxes, interleaved"
         ),
-        "detreg": Entry("felga.proposals.detreg:detreg", "detreg:FILE, a DETReg checkpoint, by transformers"),
+        "detreg": Entry(
+            "felga.proposals.detreg:detreg",
+            "detreg:FILE or detreg:FILE#480/600, a DETReg checkpoint, by transformers",
+        ),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",
             "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",

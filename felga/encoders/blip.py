@@ -5,7 +5,8 @@ is the projected [CLS] of the image transformer over its crop, a text the projec
 transformer without an image: what BLIP's contrastive loss compares (Li et al. 2022, 3.2).
 
 The ``blip-itm-*`` models of the hub are fine-tuned on COCO or Flickr30k. The BLIP of FELGA's paper is not
-(4.2): use ``lavis:blip_feature_extractor/base``.
+(4.2): it is the pre-trained ``model_base*.pth`` of the BLIP repository, which
+``lavis:blip_feature_extractor/base`` loads.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -201,6 +202,12 @@ class Clip(TwoTowers):
             )
         if not file.is_file():
             raise NotFoundError(f"there is no weight file {str(file)!r} for {self.name}")
+        if f"{architecture}-quickgelu" in known:  # a file does not say which activation it was trained with
+            warnings.warn(
+                f"{self.name}: weights of OpenAI and of its imitators need {architecture}-quickgelu/FILE, or "
+                "their vectors are quietly wrong",
+                stacklevel=2,
+            )
         self._source = file
 
     @cached_property

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -26,6 +27,8 @@ NAMES: dict[str, list[str]] = _TABLE["names"]
 NOT_NAMES: list[str] = _TABLE["not_names"]
 """Phrases that contain a class's word but do not name the class."""
 
+_DETERMINERS = {"a", "an", "the", "one", "two", "three", "some", "his", "her", "their", "its", "this", "that"}
+_BETWEEN = {".", "and", "or", "of", "in", "on", "at", "with", "to", "by", "from", "for", "near", "is", "are"}
 # Last words of phrases that mention a person and nothing else: the player is there, the ball need not be.
 _PEOPLE_IN_PHRASES = ("player", "players", "batter", "umpire", "catcher", "surfer", "surfers", "boy")
 
@@ -44,6 +47,41 @@ def mentions(texts: Sequence[str], class_names: Sequence[str]) -> Flags:
     >>> mentions(texts, ["dog", "hot dog", "train"]).tolist()
     [[False, True], [True, False], [False, False]]
     """
+    pattern, owners = _matcher(tuple(class_names))
+    found = np.zeros((len(class_names), len(texts)), bool)
+    for column, text in enumerate(texts):
+        for phrase in set(pattern.findall(_plain(text) + " .")):
+            found[owners[phrase], column] = True
+    return found
+
+
+def noun_phrase(text: str, class_name: str) -> str | None:
+    """The first noun phrase of a text that names a class, or the class's word alone; None: it names it not.
+
+    The phrase begins after a determiner at most three words before the name, if no verb form in -ing stands
+    between: a rule without a parser.
+
+    >>> noun_phrase("A man on a big red bus.", "bus")
+    'big red bus'
+    >>> noun_phrase("A man riding horses", "horse")
+    'horses'
+    """
+    pattern, owners = _matcher((class_name,))
+    plain = _plain(text) + " ."
+    for match in pattern.finditer(plain):
+        if owners[match[0]]:
+            before = plain[: match.start()].split()[-3:]
+            starts = [i for i, word in enumerate(before) if word in _DETERMINERS]
+            words = before[starts[-1] + 1 :] if starts else []
+            if any(word.endswith("ing") or word in _BETWEEN for word in words):
+                words = []
+            return " ".join([*words, match[0]])
+    return None
+
+
+@lru_cache(128)
+def _matcher(class_names: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, list[int]]]:
+    """Phrases by the longest first, and the classes that each names."""
     owners: dict[str, list[int]] = {phrase: [] for phrase in _phrases(NOT_NAMES)}
     of_people = [phrase for phrase in owners if phrase.split()[-1] in _PEOPLE_IN_PHRASES]
     # All classes take part, requested or not: "hot dog" must not mention a dog when only dogs are requested.
@@ -61,11 +99,7 @@ def mentions(texts: Sequence[str], class_names: Sequence[str]) -> Flags:
 
     longest_first = sorted(owners, key=len, reverse=True)
     pattern = re.compile(r"(?<!\S)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\S)")
-    found = np.zeros((len(class_names), len(texts)), bool)
-    for column, text in enumerate(texts):
-        for phrase in set(pattern.findall(_plain(text) + " .")):
-            found[owners[phrase], column] = True
-    return found
+    return pattern, owners
 
 
 def _phrases(listed: Iterable[str]) -> list[str]:

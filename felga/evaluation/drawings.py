@@ -15,7 +15,7 @@ from felga.evaluation.task_results import Evaluation
 from felga.search.segments import segment_max, top_owners
 from felga.show.figures import class_bars, precision_recall_figure
 from felga.show.sheets import Hit, result_sheet
-from felga.types import Floats, Transform
+from felga.types import Floats
 
 HITS = 5  # per method in Figure 2
 
@@ -44,14 +44,14 @@ class Drawings:
         if self.query not in split.class_names:
             raise BadInputError(f"{self.query!r} is not one of the {len(split.class_names)} classes")
 
-    def add(self, method: str, split: Split, transform: Transform, evaluation: Evaluation) -> None:
-        """Collect the results of a method."""
-        self._curves[method] = discovery_curve(split, transform)
+    def add(self, method: str, split: Split, evaluation: Evaluation) -> None:
+        """Collect the results of a method; ``split`` has its embeddings."""
+        self._curves[method] = discovery_curve(split)
         self._classes[method] = evaluation.object_discovery.per_class
         if method == "entire":
             return
-        query = transform(split.class_vectors)[list(split.class_names).index(self.query)]
-        best, rows = segment_max(transform(split.region_vectors) @ query, split.region_offsets)
+        query = split.class_vectors[list(split.class_names).index(self.query)]
+        best, rows = segment_max(split.region_vectors @ query, split.region_offsets)
         self._hits[method] = [(int(p), int(rows[p]), float(best[p])) for p in top_owners(best, HITS)]
 
     def draw(self, split: Split, paths: Mapping[str, Path]) -> None:

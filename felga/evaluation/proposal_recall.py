@@ -14,7 +14,8 @@ import numpy as np
 
 from felga.corpus.coco import coco_files, read_coco
 from felga.corpus.decode import read_image
-from felga.errors import BadInputError, MissingError
+from felga.errors import BadInputError
+from felga.evaluation.localisation import pycocotools
 from felga.evaluation.results import commit, machine
 from felga.registry import make_regions
 from felga.types import Progress
@@ -131,7 +132,7 @@ def measure(
         BadInputError: no image with a box, or an unreadable image.
         MissingError: pycocotools is not installed.
     """
-    _pycocotools()  # before the work
+    pycocotools()  # before the work
     data = read_coco(instances)
     chosen = {str(row["id"]) for row in data["images"]} if ids is None else set(ids)
     chosen &= {str(row["image_id"]) for row in data["annotations"]}
@@ -171,7 +172,7 @@ def _recalls(
     data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], proposals: Sequence[Mapping[str, Any]]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """COCO's recalls, (IoU thresholds, all and :data:`SIZES`, :data:`AT`); -1 where there is no box."""
-    coco, evaluator = _pycocotools()
+    coco, evaluator = pycocotools()
     kept = {row["id"] for row in rows}
     truth = coco()
     truth.dataset = {
@@ -200,15 +201,6 @@ def _recalls(
         evaluation.accumulate()
     recalls: np.ndarray[Any, np.dtype[np.float64]] = evaluation.eval["recall"][:, 0]
     return recalls
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ModuleNotFoundError as error:
-        raise MissingError("recall of proposals needs pycocotools: pip install pycocotools") from error
-    return COCO, COCOeval
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:

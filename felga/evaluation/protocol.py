@@ -7,8 +7,8 @@ boxes); relevant are the images that contain the class; mAP is the mean over the
 relevant are the texts of images that contain the box's class (``relevance="box"``), or the texts that mention
 it (``"mention"``); mAP is the mean over boxes.
 
-A method is a function from vectors to vectors: the identity for a frozen encoder, a FENet for a trained one.
-It is applied once to each distinct vector.
+A method is a :class:`felga.types.Embedding`: nothing for a frozen encoder, a FENet for a trained one.
+:meth:`Split.embedded` applies it once to each distinct vector; everything else works on what it gives.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.evaluation.class_names import mentions
-from felga.evaluation.ranking import Ranking, rank
-from felga.evaluation.task_results import Evaluation, SizeResult, TaskResult
+from felga.evaluation.ranking import Ranking, image_scores, rank
+from felga.evaluation.task_results import Evaluation, Owner, SizeResult, TaskResult
 from felga.search.average_precision import (
     average_precision,
     chance,
     metrics,
     precision_recall,
 )
-from felga.search.matrix import owner_scores
 from felga.search.segments import check_offsets
-from felga.types import Boxes, Flags, Floats, Rows, Scores, Transform, Vectors
+from felga.types import Boxes, Embedding, Flags, Floats, Frozen, RegionFeatures, Rows, Scores, Vectors
 
 Relevance: TypeAlias = Literal["box", "mention"]
+FROZEN = Frozen()
 
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0.0, 32.0**2),
@@ -44,6 +43,23 @@ SIZES: dict[str, tuple[float, float]] = {
 """COCO's object sizes: area in pixels, from (inclusive) and to (exclusive)."""
 RECALLS: Floats = np.linspace(0.0, 1.0, 101)
 """The recalls at which precision-recall curves are sampled."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crowds:
+    """Ground-truth boxes that mark many objects at once: neither queries nor missed.
+
+    Attributes:
+        boxes: (K, 4) pixels.
+        box_class: (K,) 0..C-1.
+        box_area: (K,) COCO's ``area``.
+        box_image: (K,) 0..P-1.
+    """
+
+    boxes: Boxes
+    box_class: Rows
+    box_area: Floats
+    box_image: Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,10 +86,18 @@ class Split:
             :func:`felga.evaluation.class_names.mentions`.
         image_vectors: (P, dim) of whole images, for :meth:`entire`.
         text_vectors: (P, dim) of whole texts, for :meth:`entire`.
-        region_boxes: (n, 4) pixels, for :func:`proposal_ceiling`.
-        boxes: (B, 4) pixels, for :func:`proposal_ceiling`.
-        keywords: U words, for :func:`keyword_ceiling`.
+        region_boxes: (n, 4) pixels.
+        boxes: (B, 4) pixels.
+        crowds: the crowds that the boxes leave out.
+        keywords: U words, for :func:`felga.evaluation.ceilings.keyword_ceiling`.
         image_ids: P image ids, used for drawing.
+        region_quality: (n,) float32, predicted IoU with an object; 1 where nothing was predicted.
+        region_whole: (n,) bool, the regions that are whole images.
+        region_features, box_features, image_features: (n or B or P, f) what the encoder's network saw of
+            them, for a method that takes it.
+        phrase_vectors: (Q, dim) noun phrases of the texts, each naming one box; for
+            :func:`felga.evaluation.localisation.grounding`.
+        phrase_box: (Q,) the box that each phrase names, 0..B-1.
     """
 
     class_names: Sequence[str]
@@ -95,6 +119,14 @@ class Split:
     boxes: Boxes | None = None
     keywords: Sequence[str] | None = None
     image_ids: Sequence[str] | None = None
+    crowds: Crowds | None = None
+    region_quality: Scores | None = None
+    region_whole: Flags | None = None
+    region_features: RegionFeatures | None = None
+    box_features: RegionFeatures | None = None
+    image_features: RegionFeatures | None = None
+    phrase_vectors: Vectors | None = None
+    phrase_box: Rows | None = None
 
     def __post_init__(self) -> None:
         classes, images, boxes = len(self.class_names), self.images, len(self.box_vectors)
@@ -115,6 +147,12 @@ class Split:
             "boxes": boxes,
             "keywords": keywords,
             "image_ids": images,
+            "region_quality": regions,
+            "region_whole": regions,
+            "region_features": regions,
+            "box_features": boxes,
+            "image_features": images,
+            "phrase_box": len(self.phrase_vectors) if self.phrase_vectors is not None else 0,
         }
         for name, expected in lengths.items():
             value = getattr(self, name)
@@ -124,9 +162,9 @@ class Split:
             value = getattr(self, name)
             if value is not None and value.shape != (classes, images):
                 raise BadInputError(f"{name} {value.shape} must be ({classes} classes, {images} images)")
-        for name, stop in (("box_class", classes), ("box_image", images)):
+        for name, stop in (("box_class", classes), ("box_image", images), ("phrase_box", boxes)):
             value = getattr(self, name)
-            if len(value) and not (value.min() >= 0 and value.max() < stop):
+            if value is not None and len(value) and not (value.min() >= 0 and value.max() < stop):
                 raise BadInputError(f"{name} must lie in 0..{stop - 1}")
 
     @property
@@ -154,6 +192,29 @@ class Split:
             keyword_offsets=one_each,
             region_boxes=None,
             keywords=None,
+            region_quality=None,
+            region_whole=np.ones(self.images, bool),
+            region_features=self.image_features,
+        )
+
+    def embedded(self, embedding: Embedding) -> Split:
+        """The same split with the fragment embeddings in place of the frozen vectors.
+
+        Whole images and texts are dropped: take :meth:`entire` before.
+        """
+        phrases = self.phrase_vectors
+        return replace(
+            self,
+            class_vectors=embedding.keywords(self.class_vectors),
+            keyword_vectors=embedding.keywords(self.keyword_vectors),
+            phrase_vectors=None if phrases is None else embedding.keywords(phrases),
+            region_vectors=embedding.regions(self.region_vectors, self.region_features),
+            box_vectors=embedding.regions(self.box_vectors, self.box_features),
+            region_features=None,
+            box_features=None,
+            image_vectors=None,
+            text_vectors=None,
+            image_features=None,
         )
 
 
@@ -177,51 +238,72 @@ class TaskRanking:
         return replace(self.ranking.result(), per_class=self.per_class, per_size=self.per_size)
 
 
-def identity(vectors: Vectors) -> Vectors:
-    """The method of a frozen encoder: vectors unchanged."""
-    return vectors
+def evaluate(
+    split: Split,
+    embedding: Embedding = FROZEN,
+    relevance: Relevance = "box",
+    *,
+    owner: Owner = "max",
+    quality: bool = False,
+) -> Evaluation:
+    """Both tasks.
 
+    Args:
+        split: frozen vectors.
+        embedding: the method, applied once to each distinct vector.
+        relevance: of :func:`description_assignment`.
+        owner: what an image or text scores, :mod:`felga.evaluation.ranking`.
+        quality: whether a region's score is its meaning and its quality.
 
-def evaluate(split: Split, transform: Transform = identity, relevance: Relevance = "box") -> Evaluation:
-    """Both tasks; arguments as of :func:`description_assignment`."""
+    Raises:
+        BadInputError: as of the tasks.
+    """
+    embedded = split.embedded(embedding)
     return Evaluation(
-        object_discovery(split, transform).result(),
-        description_assignment(split, transform, relevance).result(),
+        object_discovery(embedded, owner=owner, quality=quality).result(),
+        description_assignment(embedded, relevance, owner=owner).result(),
     )
 
 
-def object_discovery(split: Split, transform: Transform = identity) -> TaskRanking:
+def object_discovery(split: Split, *, owner: Owner = "max", quality: bool = False) -> TaskRanking:
     """Images by class names (3.1, 4.3).
 
     For the AP of a class at one size, the relevant images are those whose largest object of the class, except
     crowds, has that size; other images that contain the class are left out of that ranking.
 
     Raises:
-        BadInputError: a vector is not finite or not of length 1.
+        BadInputError: a vector is not finite or not of length 1; ``quality`` without
+            ``split.region_quality``; ``soft`` without ``split.region_whole``.
     """
-    scores = discovery_scores(split, transform)
+    scores = discovery_scores(split, owner=owner, quality=quality)
     each = metrics(scores, split.contains)
     ranking = Ranking(each, chance(each.relevant, split.images))
     return TaskRanking(ranking, _by_class(split, each.average_precision), _discovery_by_size(split, scores))
 
 
-def discovery_scores(split: Split, transform: Transform = identity) -> Scores:
+def discovery_scores(split: Split, *, owner: Owner = "max", quality: bool = False) -> Scores:
     """The score of each image for each class name: (C, P) float32, ``-inf`` without regions."""
-    rows = np.arange(len(split.region_vectors))
-    return owner_scores(
-        transform(split.class_vectors), transform(split.region_vectors), rows, split.region_offsets
+    if quality and split.region_quality is None:
+        raise BadInputError("the split has no quality of regions: its proposer does not predict one")
+    return image_scores(
+        split.class_vectors,
+        split.region_vectors,
+        split.region_offsets,
+        quality=split.region_quality if quality else None,
+        whole=split.region_whole,
+        owner=owner,
     )
 
 
 def description_assignment(
-    split: Split, transform: Transform = identity, relevance: Relevance = "box"
+    split: Split, relevance: Relevance = "box", *, owner: Owner = "max"
 ) -> TaskRanking:
     """Texts by ground-truth boxes (3.1, 4.3).
 
     Args:
         split: the test split.
-        transform: the method.
         relevance: ``box``: texts of images that contain the box's class; ``mention``: texts that mention it.
+        owner: what a text scores.
 
     Raises:
         BadInputError: ``mention`` without ``split.mentions``, or a vector is not finite or not of length 1.
@@ -230,12 +312,13 @@ def description_assignment(
     if relevant is None:
         raise BadInputError('relevance "mention" needs split.mentions, the texts that mention each class')
     ranking = rank(
-        transform(split.box_vectors),
-        transform(split.keyword_vectors),
+        split.box_vectors,
+        split.keyword_vectors,
         split.keyword_rows,
         split.keyword_offsets,
         split.box_class,
         relevant,
+        owner=owner,
     )
     precision = ranking.metrics.average_precision
     by_class = np.array([_mean(precision[split.box_class == i]) for i in range(len(split.class_names))])
@@ -246,13 +329,13 @@ def description_assignment(
     return TaskRanking(ranking, _by_class(split, by_class), by_size)
 
 
-def discovery_curve(split: Split, transform: Transform = identity) -> tuple[Floats, Floats]:
+def discovery_curve(split: Split) -> tuple[Floats, Floats]:
     """Object discovery's precision at :data:`RECALLS`, mean over classes: recall (101,), precision (101,).
 
     A class's precision at a recall is the best one at that recall or a higher one, as in PASCAL VOC and COCO,
     so the area under the curve is not the mAP of the tables.
     """
-    scores = discovery_scores(split, transform)
+    scores = discovery_scores(split)
     curves = []
     for row in np.flatnonzero(split.contains.any(axis=1)):
         precision, recall = precision_recall(scores[row], split.contains[row])
@@ -261,55 +344,6 @@ def discovery_curve(split: Split, transform: Transform = identity) -> tuple[Floa
     if not curves:
         raise BadInputError("no image contains any class")
     return RECALLS, np.asarray(np.mean(curves, axis=0))
-
-
-def proposal_ceiling(split: Split, iou: float = 0.5) -> float:
-    """Object discovery's mAP if the right proposal always won: what the proposals alone allow.
-
-    An image is a hit for a class when one of its proposals has IoU >= ``iou`` with one of its ground-truth
-    boxes of the class. All hits are ranked first, all other images tie behind them. An encoder may exceed
-    this by what it sees around an object. An image that shows a class only as a crowd is never a hit.
-
-    Raises:
-        BadInputError: ``region_boxes`` or ``boxes`` is missing.
-    """
-    if split.region_boxes is None or split.boxes is None:
-        raise BadInputError("the proposal ceiling needs split.region_boxes and split.boxes")
-    import torch
-    from torchvision.ops import box_iou
-
-    hits = np.zeros(split.contains.shape, bool)
-    order = np.argsort(split.box_image, kind="stable")
-    bounds = np.searchsorted(split.box_image[order], np.arange(split.images + 1))
-    for image in range(split.images):
-        objects = order[bounds[image] : bounds[image + 1]]
-        regions = slice(split.region_offsets[image], split.region_offsets[image + 1])
-        if len(objects) and regions.start < regions.stop:
-            overlap = box_iou(
-                torch.tensor(split.boxes[objects], dtype=torch.float64),
-                torch.tensor(split.region_boxes[regions], dtype=torch.float64),
-            )
-            hit = (overlap.amax(dim=1) >= iou).numpy()
-            hits[split.box_class[objects[hit]], image] = True
-    return _mean(_precision_of_hits(hits, split.contains))
-
-
-def keyword_ceiling(split: Split, relevance: Relevance = "box") -> float:
-    """Description assignment's mAP if the keyword that names the box's class always won.
-
-    A text is a hit for a class when one of its keywords names the class
-    (:func:`felga.evaluation.class_names.mentions`). Mean over boxes; otherwise as :func:`proposal_ceiling`.
-
-    Raises:
-        BadInputError: ``keywords`` is missing, or ``mentions`` with the relevance ``mention``.
-    """
-    relevant = split.contains if relevance == "box" else split.mentions
-    if split.keywords is None or relevant is None:
-        raise BadInputError('the keyword ceiling needs split.keywords, and split.mentions for "mention"')
-    named = mentions(split.keywords, split.class_names)[:, split.keyword_rows]
-    running = np.concatenate([np.zeros((len(named), 1), np.int64), np.cumsum(named, axis=1)], axis=1)
-    hits = np.diff(running[:, split.keyword_offsets], axis=1) > 0
-    return _mean(_precision_of_hits(hits, relevant)[split.box_class])
 
 
 def check_disjoint(train_ids: Collection[object], test_ids: Collection[object]) -> None:
@@ -354,10 +388,6 @@ def _discovery_by_size(split: Split, scores: Scores) -> dict[str, SizeResult]:
 def _size_result(precision: Floats) -> SizeResult:
     counted = int((~np.isnan(precision)).sum())
     return SizeResult(_mean(precision) if counted else None, counted)
-
-
-def _precision_of_hits(hits: Flags, relevant: Flags) -> Floats:
-    return metrics(hits.astype(np.float32), relevant).average_precision
 
 
 def _mean(values: Floats) -> float:

@@ -1,13 +1,21 @@
-"""Every query over every owner: the metrics, and what chance would get."""
+"""Every query over every owner: what an owner scores, the metrics, and what chance would get.
+
+The scores are those of a search (:mod:`felga.search.scoring`, :mod:`felga.search.rules`): ``max`` is the
+paper's protocol (FELGA, 4.3), ``soft`` and quality are felga's own and rows of their own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from felga.evaluation.task_results import Means, TaskResult
+import numpy as np
+
+from felga.errors import BadInputError
+from felga.evaluation.task_results import Means, Owner, TaskResult
 from felga.search.average_precision import CUTOFFS, Metrics, chance
-from felga.search.matrix import WORKERS, owner_metrics
-from felga.types import Flags, Floats, Rows, Vectors
+from felga.search.matrix import WORKERS, owner_metrics, owner_scores
+from felga.search.scoring import MeaningAndQuality
+from felga.types import Flags, Floats, Rows, Scores, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,49 @@ def rank(
     query_class: Rows,
     relevant: Flags,
     *,
+    owner: Owner = "max",
     workers: int = WORKERS,
 ) -> Ranking:
     """Rank all owners for each query; arguments and errors of :func:`felga.search.matrix.owner_metrics`."""
-    metrics = owner_metrics(queries, fragments, rows, offsets, query_class, relevant, workers=workers)
-    return Ranking(metrics, chance(metrics.relevant, len(offsets) - 1))
+    each = owner_metrics(
+        queries, fragments, rows, offsets, query_class, relevant, owner=owner, workers=workers
+    )
+    return Ranking(each, chance(each.relevant, len(offsets) - 1))
+
+
+def image_scores(
+    queries: Vectors,
+    regions: Vectors,
+    offsets: Rows,
+    *,
+    quality: Scores | None = None,
+    whole: Flags | None = None,
+    owner: Owner = "max",
+) -> Scores:
+    """The score of each image for each query: (B, P) float32, ``-inf`` without regions.
+
+    Args:
+        queries, regions: (B, d) and (n, d) unit vectors.
+        offsets: (P + 1,) image ``p`` has the regions ``offsets[p]:offsets[p + 1]``.
+        quality: (n,) of the regions; None: by meaning alone.
+        whole: (n,) the regions that are whole images; for ``soft``. An image without one scores its best.
+
+    Raises:
+        BadInputError: ``soft`` without ``whole``, or as of :func:`felga.search.matrix.owner_scores`.
+    """
+    if owner == "soft" and whole is None:
+        raise BadInputError("soft owner scores need to know which regions are whole images")
+    scorer, extras = (None, None) if quality is None else (MeaningAndQuality(), {"quality": quality})
+    rows = np.arange(len(regions))
+    return owner_scores(
+        queries, regions, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+    )
+
+
+def fragment_scores(queries: Vectors, regions: Vectors, quality: Scores | None = None) -> Scores:
+    """The score of each region for each query: (B, n) float32."""
+    cosines = np.asarray(queries @ regions.T, np.float32)
+    return cosines if quality is None else MeaningAndQuality().score(cosines, {"quality": quality})
 
 
 def _means(metrics: Metrics, queries: Flags) -> Means:

@@ -22,9 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from felga.errors import BadInputError, NotFoundError
-from felga.evaluation.task_results import METHODS as METHODS
-from felga.evaluation.task_results import TASKS, Evaluation, TaskResult
+from felga.errors import BadInputError, NotFoundError, did_you_mean
+from felga.evaluation.task_results import (
+    ROWS,
+    TASKS,
+    Cosine,
+    Diagnostic,
+    Evaluation,
+    Localisation,
+    TaskResult,
+)
 from felga.files import shown, storage_errors, write_whole
 from felga.version import __version__
 
@@ -49,6 +56,7 @@ class MethodResults:
     object_discovery: TaskResult
     description_assignment: TaskResult
     seeds: tuple[Evaluation, ...]
+    localisation: Localisation | None = None
 
     def task(self, name: str) -> TaskResult:
         """The means of one of :data:`felga.evaluation.task_results.TASKS`."""
@@ -69,7 +77,8 @@ class Results:
         seeds: of all trainings.
         machine: :func:`machine`.
         ceiling: task -> mAP that its proposals allow, see :mod:`felga.evaluation.protocol`.
-        results: by method.
+        results: by row (:data:`felga.evaluation.task_results.ROWS`).
+        diagnostic: of the encoder's frozen vectors.
 
     Raises:
         BadInputError: an unknown method, one without runs, a run without mAP, or another year.
@@ -86,13 +95,14 @@ class Results:
     machine: Mapping[str, Any]
     ceiling: Mapping[str, float | None]
     results: Mapping[str, MethodResults]
+    diagnostic: Diagnostic | None = None
 
     def __post_init__(self) -> None:
         if self.year not in (2014, 2017):
             raise BadInputError(f"year must be 2014 or 2017, got {self.year!r}")
         for method, entry in self.results.items():
-            if method not in METHODS:
-                raise BadInputError(f"there is no method {method!r}; known: {', '.join(METHODS)}")
+            if method not in ROWS:
+                raise BadInputError(f"there is no method {method!r}; {did_you_mean(method, ROWS)}")
             if not entry.seeds:
                 raise BadInputError(f"results.{method}.seeds is empty: the method has no runs")
             for task in TASKS:
@@ -110,13 +120,14 @@ def build_results(
     relevance: str,
     data: Mapping[str, Any],
     ceiling: Mapping[str, float | None] | None = None,
+    diagnostic: Diagnostic | None = None,
 ) -> Results:
     """Results with the provenance of this process.
 
     Args:
         runs: the evaluations of each method, one per seed; a single one where nothing was trained.
         relevance: ``box`` or ``mention``.
-        dataset, year, encoder, data, ceiling: of :class:`Results`.
+        dataset, year, encoder, data, ceiling, diagnostic: of :class:`Results`.
 
     Raises:
         BadInputError: as of :class:`Results`.
@@ -140,6 +151,7 @@ def build_results(
         machine=machine(),
         ceiling={task: _no_nan((ceiling or {}).get(task)) for task in TASKS},
         results=results,
+        diagnostic=diagnostic,
     )
 
 
@@ -198,7 +210,7 @@ def _keys(kind: Any) -> dict[str, str]:
 
 def _parsed(kind: Any, value: Any, where: str) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter of a NewType
         return None if value is None else _parsed(inner[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _parsed_fields(kind, value, where)
@@ -208,7 +220,7 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
         if inner[1] is Any:
             return dict(value)
         return {key: _parsed(inner[1], entry, f"{where}.{key}") for key, entry in value.items()}
-    if kind is float and type(value) in (int, float) and 0 <= value <= 1:
+    if kind in (float, Cosine) and type(value) in (int, float) and (0 if kind is float else -1) <= value <= 1:
         return float(value)
     if kind in (str, int) and type(value) is kind:
         return value
@@ -240,7 +252,9 @@ def _summarise(method: str, runs: Sequence[Evaluation]) -> MethodResults:
         maps = [result.map for result in each if result.map is not None]
         std = statistics.stdev(maps) if len(maps) == len(runs) > 1 else None
         means[task] = dataclasses.replace(mean, map_std=std)
-    return MethodResults(**means, seeds=tuple(runs))
+    boxes = [to_json(run.localisation) for run in runs]
+    localisation = None if None in boxes else _parsed(Localisation, _mean(boxes), ".localisation")
+    return MethodResults(**means, seeds=tuple(runs), localisation=localisation)
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -250,8 +264,8 @@ def _mean(values: Sequence[Any]) -> Any:
         return {key: _mean([value[key] for value in values]) for key in first}
     if any(value is None for value in values):
         return None
-    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
-        return first  # a count stays a count
+    if all(isinstance(value, int) for value in values):
+        return round(statistics.fmean(values))  # a count stays a count
     return statistics.fmean(values)
 
 

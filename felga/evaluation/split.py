@@ -1,25 +1,25 @@
 """A COCO split, encoded: its fragments from an index, and what no index holds kept in a file beside it.
 
 Indexing resumes like any other. Class names, whole texts, whole images and ground-truth boxes are encoded
-once per encoder and split.
+once per encoder and split, with features where the encoder has them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from felga.corpus.coco import CocoCorpus, CocoFiles, Instances, read_instances
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError
-from felga.evaluation.class_names import mentions
-from felga.evaluation.protocol import Split
+from felga.evaluation.class_names import mentions, noun_phrase
+from felga.evaluation.protocol import Crowds, Split
 from felga.files import canonical, sha256_file, shown, to_json
 from felga.indexing.job import index
 from felga.indexing.parts import Parts
@@ -27,9 +27,23 @@ from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.store.manifest import Manifest
 from felga.store.schema import flat, list_lengths
 from felga.store.stored import StoredIndex
-from felga.types import Box, Boxes, Encoder, Flags, Floats, Progress, Rows, Vectors
+from felga.types import (
+    Box,
+    Boxes,
+    DecodedImage,
+    Encoder,
+    FeatureEncoder,
+    Flags,
+    Floats,
+    Progress,
+    RegionFeatures,
+    Rows,
+    Scores,
+    Vectors,
+)
 
 DECODED = 8  # images decoded at once
+_Seen: TypeAlias = tuple[Vectors, RegionFeatures | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +90,18 @@ def read_split(encoded: Encoded, encoder: Encoder, progress: Progress) -> Split:
         BadInputError: the instances file lacks an image of the captions file.
     """
     instances = read_instances(encoded.files.instances)
-    images, region_vectors, region_boxes, region_counts = _regions(encoded, instances)
+    images, regions = _Regions.of(encoded, instances)
     truth = _Truth.of(instances, images)
     texts = _Texts.of(encoded, images)
     names = list(instances.categories.values())
-    queries = query_vectors(encoded, encoder, images, truth, names, texts.texts, progress)
+    phrases, phrase_box = truth.phrases(texts.texts, names)
+    asked = {"classes": names, "texts": texts.texts, "phrases": phrases}
+    queries = query_vectors(encoded, encoder, images, truth, asked, progress)
     return Split(
         class_names=names,
         class_vectors=queries["classes"],
-        region_vectors=region_vectors,
-        region_offsets=np.cumsum([0, *region_counts]),
+        region_vectors=regions.vectors,
+        region_offsets=regions.offsets,
         keyword_vectors=texts.vectors,
         keyword_rows=texts.rows,
         keyword_offsets=texts.offsets,
@@ -97,10 +113,18 @@ def read_split(encoded: Encoded, encoder: Encoder, progress: Progress) -> Split:
         mentions=mentions(texts.texts, names),
         image_vectors=queries["images"],
         text_vectors=queries["texts"],
-        region_boxes=region_boxes,
+        region_boxes=regions.boxes,
         boxes=truth.boxes,
         keywords=texts.keywords,
         image_ids=images,
+        crowds=truth.crowds,
+        region_quality=regions.quality,
+        region_whole=regions.whole,
+        region_features=regions.features,
+        box_features=queries.get("box_features"),
+        image_features=queries.get("image_features"),
+        phrase_vectors=queries["phrases"],
+        phrase_box=phrase_box,
     )
 
 
@@ -109,63 +133,114 @@ def query_vectors(
     encoder: Encoder,
     images: Sequence[str],
     truth: _Truth,
-    names: Sequence[str],
-    texts: Sequence[str],
+    asked: Mapping[str, Sequence[str]],
     progress: Progress,
 ) -> Arrays:
-    """Vectors of class names, whole texts, whole images and ground-truth boxes; kept for the next run."""
+    """Vectors of what is asked, whole images and ground-truth boxes; kept for the next run.
+
+    Args:
+        asked: name of an array -> texts.
+
+    Returns:
+        The arrays of ``asked``, ``images`` and ``boxes``; and ``image_features`` and ``box_features``, (n, f)
+        float16, if the encoder has features.
+    """
     tables = encoded.manifest.images.digest, encoded.manifest.texts.digest
-    key = [canonical(dict(encoder.identity())), *tables, sha256_file(encoded.files.instances)]
+    shape = [*map(list, asked.items()), isinstance(encoder, FeatureEncoder)]
+    key = [canonical(dict(encoder.identity())), *tables, sha256_file(encoded.files.instances), shape]
     mark = hashlib.sha256(to_json(key).encode()).hexdigest()[:16]
     folder = encoded.index.folder
     path = folder.with_name(f"{folder.name}-queries-{mark}.safetensors")
     if path.exists():
         return read_arrays(path, "queries")[0]
-    vectors = {"classes": encoder.encode_texts(names), "texts": encoder.encode_texts(texts)}
-    vectors["images"], vectors["boxes"] = encode_boxes(encoded, encoder, images, truth, progress)
+    vectors: Arrays = {name: encoder.encode_texts(texts) for name, texts in asked.items()}
+    vectors |= encode_boxes(encoded, encoder, images, truth, progress)
     write_arrays(path, "queries", vectors, {})
     return vectors
 
 
 def encode_boxes(
     encoded: Encoded, encoder: Encoder, images: Sequence[str], truth: _Truth, progress: Progress
-) -> tuple[Vectors, Vectors]:
-    """Vectors of whole images (P, dim) and of ground-truth boxes (B, dim); each image is decoded once."""
+) -> Arrays:
+    """``images`` (P, dim) and ``boxes`` (B, dim), with features; each image is decoded once."""
     paths = encoded.paths()
     boxes: list[list[Box]] = [[] for _ in images]
     for box, p in zip(truth.boxes.tolist(), truth.box_image, strict=True):
         boxes[p].append(box)
-    wholes, parts = np.empty((len(images), encoder.dim), np.float32), []
+    found: list[_Seen] = []
     for start in range(0, len(images), DECODED):
         group = range(start, min(start + DECODED, len(images)))
         decoded = [read_image(paths[images[p]], images[p]) for p in group]
         asked = [
             np.array([image.whole, *boxes[p]], np.float32) for p, image in zip(group, decoded, strict=True)
         ]
-        for p, vectors in zip(group, encoder.encode_regions(decoded, asked), strict=True):
-            wholes[p] = vectors[0]
-            parts.append(vectors[1:])
+        found += _seen(encoder, decoded, asked)
         progress("boxes", group.stop, len(images))
-    return wholes, np.concatenate([np.empty((0, encoder.dim), np.float32), *parts])
+    empty = np.empty((0, encoder.dim), np.float32)
+    arrays = {
+        "images": np.concatenate([empty, *(vectors[:1] for vectors, _ in found)]),
+        "boxes": np.concatenate([empty, *(vectors[1:] for vectors, _ in found)]),
+    }
+    if features := [each for _, each in found if each is not None]:
+        arrays["image_features"] = np.concatenate([each[:1] for each in features])
+        arrays["box_features"] = np.concatenate([each[1:] for each in features])
+    return arrays
 
 
-def _regions(encoded: Encoded, instances: Instances) -> tuple[list[str], Vectors, Boxes, list[int]]:
-    """Ids of the readable images in COCO's order; the vectors, boxes and numbers of their regions."""
-    rows = encoded.index.images.read(["image_id", "error", "boxes", "vectors"])
-    ids = rows.column("image_id").to_pylist()
-    readable = [i for i, error in enumerate(rows.column("error").to_pylist()) if error is None]
-    if unknown := [ids[i] for i in readable if ids[i] not in instances.truths]:
-        raise BadInputError(
-            f"{shown(encoded.files.instances)} lacks image {unknown[0]} of the captions file: both must be "
-            "of the same split"
+def _seen(encoder: Encoder, images: Sequence[DecodedImage], boxes: Sequence[Boxes]) -> list[_Seen]:
+    if isinstance(encoder, FeatureEncoder):
+        return list(encoder.encode_features(images, boxes))
+    return [(vectors, None) for vectors in encoder.encode_regions(images, boxes)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """The regions of the readable images, as in :class:`felga.evaluation.protocol.Split`."""
+
+    offsets: Rows
+    boxes: Boxes
+    vectors: Vectors
+    whole: Flags
+    quality: Scores | None
+    features: RegionFeatures | None
+
+    @classmethod
+    def of(cls, encoded: Encoded, instances: Instances) -> tuple[list[str], _Regions]:
+        """Ids of the readable images in COCO's order, and their regions."""
+        table = encoded.index.images
+        more = [name for name in ("quality", "features") if name in table.schema.names]
+        rows = table.read(["image_id", "error", "boxes", "vectors", "whole", *more])
+        ids = rows.column("image_id").to_pylist()
+        readable = [i for i, error in enumerate(rows.column("error").to_pylist()) if error is None]
+        if unknown := [ids[i] for i in readable if ids[i] not in instances.truths]:
+            raise BadInputError(
+                f"{shown(encoded.files.instances)} lacks image {unknown[0]} of the captions file: both must "
+                "be of the same split"
+            )
+        order = sorted(readable, key=lambda i: int(ids[i]))
+        columns = {name: rows.column(name).combine_chunks() for name in ("boxes", "vectors", "whole", *more)}
+        counts = list_lengths(columns["boxes"])
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        taken = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[i], starts[i + 1]) for i in order)])
+        regions = cls(
+            offsets=np.cumsum([0, *counts[order]]),
+            boxes=flat(columns["boxes"])[taken],
+            vectors=flat(columns["vectors"])[taken],
+            whole=_values(columns["whole"])[taken].astype(bool),
+            quality=_quality(columns["quality"])[taken] if "quality" in more else None,
+            features=flat(columns["features"])[taken].astype(np.float16) if "features" in more else None,
         )
-    order = sorted(readable, key=lambda i: int(ids[i]))
-    counts = list_lengths(rows.column("boxes").combine_chunks())
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    taken = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[i], starts[i + 1]) for i in order)])
-    vectors = flat(rows.column("vectors").combine_chunks())[taken]
-    boxes = flat(rows.column("boxes").combine_chunks())[taken]
-    return [ids[i] for i in order], vectors, boxes, [int(counts[i]) for i in order]
+        return [ids[i] for i in order], regions
+
+
+def _values(column: Any) -> Any:
+    return column.flatten().to_numpy(zero_copy_only=False)
+
+
+def _quality(column: Any) -> Scores:
+    """Predicted IoU; 1 where none was predicted."""
+    values = _values(column).astype(np.float32)
+    return np.where(np.isnan(values), np.float32(1), values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +252,48 @@ class _Truth:
     box_class: Rows
     box_area: Floats
     box_image: Rows
+    crowds: Crowds
 
     @classmethod
     def of(cls, instances: Instances, images: Sequence[str]) -> _Truth:
         class_of = {category: c for c, category in enumerate(instances.categories)}
         contains = np.zeros((len(class_of), len(images)), bool)
-        boxes: list[Box] = []
-        about: list[tuple[int, float, int]] = []
+        objects: list[tuple[Box, int, float, int]] = []
+        crowds: list[tuple[Box, int, float, int]] = []
         for p, image_id in enumerate(images):
             for one in instances.truths[image_id]:
-                contains[class_of[one.category_id], p] = True
-                if not one.crowd:
-                    boxes.append(one.box)
-                    about.append((class_of[one.category_id], one.area, p))
-        return cls(
-            contains,
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array([c for c, _, _ in about], np.int64),
-            np.array([area for _, area, _ in about], np.float64),
-            np.array([p for _, _, p in about], np.int64),
-        )
+                c = class_of[one.category_id]
+                contains[c, p] = True
+                (crowds if one.crowd else objects).append((one.box, c, one.area, p))
+        return cls(contains, *_columns(objects), Crowds(*_columns(crowds)))
+
+    def phrases(self, texts: Sequence[str], names: Sequence[str]) -> tuple[list[str], Rows]:
+        """Noun phrases that name a box: the only one of its class in an image whose text names the class.
+
+        Returns:
+            Q phrases, and the box (Q,) of each.
+        """
+        pairs = np.stack([self.box_image, self.box_class], axis=1).reshape(-1, 2)
+        crowds = set(zip(self.crowds.box_image.tolist(), self.crowds.box_class.tolist(), strict=True))
+        _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+        phrases, boxes = [], []
+        for box in first[counts == 1].tolist():
+            p, c = pairs[box].tolist()
+            phrase = noun_phrase(texts[p], names[c])
+            if phrase is not None and (p, c) not in crowds:
+                phrases.append(phrase)
+                boxes.append(box)
+        return phrases, np.array(boxes, np.int64)
+
+
+def _columns(rows: Sequence[tuple[Box, int, float, int]]) -> tuple[Boxes, Rows, Floats, Rows]:
+    boxes, classes, areas, images = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return (
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(classes, np.int64),
+        np.array(areas, np.float64),
+        np.array(images, np.int64),
+    )
 
 
 @dataclass(frozen=True, slots=True)

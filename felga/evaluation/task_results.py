@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NewType, TypeAlias
 
-from felga.fenet.recipes import TRAINED
+from felga.fenet.recipes import TRAINED, Recipe, changed
+
+Cosine = NewType("Cosine", float)
+"""A number in [-1, 1]."""
+Owner: TypeAlias = Literal["max", "soft"]
+"""What an image or text scores (:mod:`felga.evaluation.ranking`)."""
 
 UNTRAINED = ("entire", "frozen")
-METHODS = (*UNTRAINED, *TRAINED)
-"""The rows of the paper's tables, by the names that felga gives them."""
+OWNER_LOSS = "+owner"
+METHODS = (
+    *UNTRAINED,
+    *TRAINED,
+    *(f"{name}{OWNER_LOSS}" for name in TRAINED if changed(Recipe(lambda4=1.0), {"method": name}).has_owner),
+)
+"""The rows of the paper's tables, by the names that felga gives them, and rows beside them: those that end in
+``+owner`` add the owner loss (``lambda4``), which no other row has."""
+SCORINGS: dict[str, tuple[Owner, bool]] = {
+    "": ("max", False),
+    " soft": ("soft", False),
+    " quality": ("max", True),
+    " soft quality": ("soft", True),
+}
+"""What follows a method's name in a row of results -> how its owners score, and whether the quality of
+regions counts. Without a suffix: the paper's protocol."""
+ROWS = tuple(f"{method}{suffix}" for method in METHODS for suffix in SCORINGS)
+"""All names of rows in a results file."""
 TASKS = ("object_discovery", "description_assignment")
 
 
@@ -64,16 +86,111 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A share, and of how many; None of none."""
+
+    share: float | None
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class WinningBoxes:
+    """The winning regions of the first images that show the class
+    (:func:`felga.evaluation.localisation.winning_boxes`).
+
+    Attributes:
+        fits: share with IoU >= 0.5 with an object of the class.
+        mean_iou: with the object of the class that it fits best.
+        oracle, oracle_mean_iou: the same of the best region of each image.
+        whole: share of winning regions that are the whole image.
+        images: how many.
+        per_size: ``fits`` by the size of the image's largest object of the class.
+    """
+
+    fits: float | None
+    mean_iou: float | None
+    oracle: float | None
+    oracle_mean_iou: float | None
+    whole: float | None
+    images: int
+    per_size: Mapping[str, Share]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """COCO's AP over IoU 0.5 to 0.95, AP at 0.5, and AP by size; means over the classes that occur."""
+
+    ap: float | None
+    ap50: float | None
+    per_size: Mapping[str, float | None]
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """Phrases that name one box (:func:`felga.evaluation.localisation.grounding`).
+
+    Attributes:
+        accuracy: over the proposals.
+        oracle: share of phrases with a proposal that fits.
+        chance: of a proposal at random.
+        accuracy_of_boxes, chance_of_boxes: over the ground-truth boxes of the image.
+        phrases: how many.
+        per_size: ``accuracy`` by the size of the box.
+    """
+
+    accuracy: float | None
+    oracle: float | None
+    chance: float | None
+    accuracy_of_boxes: float | None
+    chance_of_boxes: float | None
+    phrases: int
+    per_size: Mapping[str, Share]
+
+
+@dataclass(frozen=True, slots=True)
+class Localisation:
+    """Whether boxes are right; ``grounding`` is None without phrases."""
+
+    winning_boxes: WinningBoxes
+    detection: Detection
+    grounding: Grounding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """What frozen fragments tell apart (:func:`felga.evaluation.diagnostic.diagnose`).
+
+    Attributes:
+        keyword, region, interaction: shares of the variance of cosines within a pair; None without any.
+        pairs: over how many pairs they are the mean.
+        within_image, between_images: mean cosine of two regions of one image, and of different images.
+        within_image_centred, between_images_centred: the same after subtracting the mean vector.
+    """
+
+    keyword: float | None
+    region: float | None
+    interaction: float | None
+    pairs: int
+    within_image: Cosine | None
+    between_images: Cosine | None
+    within_image_centred: Cosine | None
+    between_images_centred: Cosine | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Both tasks, once.
 
     Attributes:
         seed: of the training; None where nothing was trained.
+        localisation: None where regions have no boxes to judge, as of whole images.
     """
 
     object_discovery: TaskResult
     description_assignment: TaskResult
     seed: int | None = None
+    localisation: Localisation | None = None
 
     def task(self, name: str) -> TaskResult:
         """The result of one of :data:`TASKS`."""

@@ -2,7 +2,8 @@
 
 ``detreg:FILE`` reads a checkpoint written by the authors' code; its keys are renamed for transformers'
 Deformable DETR, which is pure PyTorch. ``detreg:FOLDER`` and ``detreg:OWNER/NAME`` read a Deformable DETR in
-transformers' format.
+transformers' format. ``#SHORT/LONG`` after any of them resizes images otherwise than the authors' inference:
+``detreg:FILE#480/600`` as in their pre-training.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from felga.types import DecodedImage, Region
 State = dict[str, torch.Tensor]
 Objectness = Literal["label 1", "best class"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings yield other regions."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
-SHORT_LONG: dict[Objectness, tuple[int, int]] = {"label 1": (480, 600), "best class": (800, 1333)}
-"""Shorter side and limit of the longer side: in DETReg's pre-training, and of Deformable DETR on COCO."""
+SHORT_LONG = (800, 1333)
+"""Shorter side and limit of the longer side: those of the authors' ``--eval`` and ``--viz``."""
 SMALLEST = 32  # the backbone's stride
 
 # Keys of the authors' code -> keys of transformers; a key that no rule matches keeps its name.
@@ -103,29 +104,46 @@ def detreg(argument: str, *, device: str = "auto") -> Detreg:
     """The proposer ``detreg:WEIGHTS``.
 
     Args:
-        argument: a checkpoint of the authors' code, a folder in transformers' format, or a hub's OWNER/NAME.
+        argument: a checkpoint of the authors' code, a folder in transformers' format, or a hub's OWNER/NAME;
+            and ``#SHORT/LONG``, the shorter side and the limit of the longer side that images are resized to.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BadInputError: no argument.
+        BadInputError: no argument, or sides that are no sizes.
         NotFoundError: no such file or folder.
         MissingError: the model is not cached and the hub cannot be reached, or no such device.
     """
     if not argument:
         raise BadInputError("detreg needs weights: detreg:FILE, detreg:FOLDER or detreg:OWNER/NAME")
-    return Detreg(argument, pick_device(device))
+    weights, mark, size = argument.rpartition("#")
+    if not mark or Path(argument).expanduser().exists():
+        return Detreg(argument, pick_device(device))
+    return Detreg(weights, pick_device(device), _sides(size))
+
+
+def _sides(size: str) -> tuple[int, int]:
+    short, _, long = size.partition("/")
+    if not (short.isdecimal() and long.isdecimal() and SMALLEST <= int(short) <= int(long)):
+        raise BadInputError(
+            f"detreg's size is #SHORT/LONG, such as #480/600, from {SMALLEST} pixels on: got #{size}"
+        )
+    return int(short), int(long)
 
 
 class Detreg:
     """The best boxes of a Deformable DETR by objectness; as in the paper, without non-maximum suppression.
 
     The score is the sigmoid of label 1 in a pre-trained checkpoint (self-supervision has no other label), and
-    of the best class in a finetuned one, which is recognized by its lack of the object embedding head.
+    of the best class in a finetuned one, which is recognized by its lack of the object embedding head. The
+    authors' ``--viz`` ranks by the softmax over all labels instead; with trained weights the two orders
+    differ little, because the other labels are far below.
     """
 
-    def __init__(self, weights: str, device: torch.device) -> None:
-        self.name = f"detreg:{weights}"
+    def __init__(self, weights: str, device: torch.device, short_long: tuple[int, int] = SHORT_LONG) -> None:
+        size = "" if short_long == SHORT_LONG else f"#{short_long[0]}/{short_long[1]}"
+        self.name = f"detreg:{weights}{size}"
         self.device = device
+        self.short_long = short_long
         file = Path(weights).expanduser()
         self._is_file = file.is_file() or file.suffix in (".pth", ".pt", ".safetensors")
         self.path = file if self._is_file else model_folder(weights, self.name)
@@ -145,7 +163,7 @@ class Detreg:
             "version": VERSION,
             "weights": self._sha256,
             "objectness": objectness,
-            "short_long": list(SHORT_LONG[objectness]),
+            "short_long": list(self.short_long),
         }
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
@@ -159,7 +177,7 @@ class Detreg:
     def _propose(self, image: DecodedImage, top: int) -> list[Region]:
         with self._lock, torch.inference_mode():
             model, objectness = self._model
-            pixels = self._pixels(image, *SHORT_LONG[objectness])
+            pixels = self._pixels(image)
             mask = torch.ones(pixels.shape[:1] + pixels.shape[2:], dtype=torch.long, device=self.device)
             output = model(pixel_values=pixels, pixel_mask=mask)
             chances = output.logits[0].float().sigmoid()  # (queries, labels)
@@ -168,10 +186,9 @@ class Detreg:
             corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
         return as_regions(image, corners.cpu().numpy(), scores.cpu().numpy(), top, frame=(1, 1))
 
-    def _pixels(self, image: DecodedImage, short: int, long: int) -> torch.Tensor:
+    def _pixels(self, image: DecodedImage) -> torch.Tensor:
         height, width = image.pixels.shape[:2]
-        scale = min(short / min(height, width), long / max(height, width))
-        size = [max(SMALLEST, round(side * scale)) for side in (height, width)]
+        size = [max(SMALLEST, side) for side in resized(height, width, *self.short_long)]
         tensor = torch.from_numpy(image.pixels.copy()).permute(2, 0, 1).to(self.device)
         tensor = F.resize(tensor, size, antialias=True).float().div_(255)
         return F.normalize(tensor, list(MEAN), list(STD))[None]  # type: ignore[no-any-return]
@@ -207,6 +224,19 @@ class Detreg:
         load_exactly(model, new, source=source, wanted="Deformable DETR")
         objectness: Objectness = "label 1" if embedding else "best class"
         return model.requires_grad_(False).to(self.device).eval(), objectness
+
+
+def resized(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+    """The size (height, width) at which DETReg sees an image: as the authors round it.
+
+    The shorter side becomes ``short``, or less where the longer one would exceed ``long``; the longer side is
+    truncated, not rounded.
+    """
+    smaller, larger = min(height, width), max(height, width)
+    if larger / smaller * short > long:
+        short = round(long * smaller / larger)
+    longer = int(short * larger / smaller)
+    return (short, longer) if height <= width else (longer, short)
 
 
 def architecture(state: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: str) -> Any:

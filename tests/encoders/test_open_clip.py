@@ -136,6 +136,15 @@ def test_wrong_names_are_refused_at_once(weights, error, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_for_an_architecture_with_a_quickgelu_twin_warns(folder, tmp_path, recwarn):
+    file = folder / "open_clip_model.safetensors"
+    with pytest.warns(UserWarning, match=r"ViT-B-32-quickgelu/FILE, or their vectors are quietly wrong"):
+        clip(f"ViT-B-32/{file}", device="cpu")
+    clip(f"ViT-B-32-quickgelu/{file}", device="cpu")
+    clip(f"ViT-B-16-SigLIP/{file}", device="cpu")  # has no twin
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("weights", ["ViT-B-32/laion2b_s34b_b79k", "RN50/yfcc15m", "hf-hub:nobody/nothing"])
 def test_offline_without_a_cache(weights, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from felga.corpus.coco import CocoCorpus, coco_files
+from felga.corpus.decode import read_image
 from felga.errors import BadInputError, NotFoundError
+from felga.evaluation import benchmark
 from felga.evaluation.benchmark import bench_coco
 from felga.evaluation.drawings import Drawings
 from felga.evaluation.proposal_recall import as_table, bench_proposals, measure
 from felga.evaluation.protocol import evaluate
 from felga.evaluation.results import to_json
 from felga.evaluation.split import encode_split, read_split
+from felga.evaluation.tables import render_tables
 from felga.indexing import Options
 from felga.indexing.parts import Parts
+from felga.types import FeatureEncoder
 from tests.cli.calls import call
 from tests.made import CHEAP, toy_module
 
@@ -64,13 +69,23 @@ def test_results_of_a_whole_run(capsys, coco, tmp_path):
         capsys, "bench", "coco", "--root", coco, "--work", tmp_path / "work", "--device", "cpu", *words, *more
     )
     found = json.loads(out.read_text())
-    assert set(found["results"]) == {"entire", "frozen", "felga"}
+    assert set(found["results"]) == {"entire", "frozen", "frozen soft", "felga", "felga soft"}
     for method in found["results"].values():
         for task in ("object_discovery", "description_assignment"):
             assert 0 <= method[task]["map"] <= 1
     assert [run["seed"] for run in found["results"]["felga"]["seeds"]] == [0, 1]
     maps = [run["object_discovery"]["map"] for run in found["results"]["felga"]["seeds"]]
     assert found["results"]["felga"]["object_discovery"]["map"] == pytest.approx(np.mean(maps))
+    for row, entry in found["results"].items():
+        if row != "entire":
+            assert 0 <= entry["localisation"]["winning_boxes"]["fits"] <= 1
+            assert entry["localisation"]["detection"]["classes"] == 4
+    assert found["results"]["frozen"]["localisation"]["winning_boxes"]["mean_iou"] > 0.1
+    assert sum(found["diagnostic"][part] for part in ("keyword", "region", "interaction")) == pytest.approx(1)
+    recipe = found["data"]["recipe"]
+    assert (recipe["name"], recipe["changes"]) == ("residual", {"epochs": 2, "batch": 4})
+    assert "recipe residual with epochs=2, batch=4" in printed
+    assert "**Boxes.**" in printed
     assert found["encoder"]["name"] == "conse"
     assert found["data"]["train"]["pairs"] == 10
     assert found["results"]["frozen"]["object_discovery"]["map"] > 0.8, "a cat is found among six scenes"
@@ -108,8 +123,106 @@ def test_a_split_matches_its_files(coco, tmp_path):
     assert split.contains.sum() == len({(r["category_id"], r["image_id"]) for r in data["annotations"]})
     first = split.keyword_rows[: split.keyword_offsets[1]]
     assert {"astronaut", "coffee"} <= {split.keywords[i] for i in first}
+    assert split.region_whole.sum() == 6
+    np.testing.assert_array_equal(
+        split.region_boxes[split.region_whole], np.tile([0, 0, 640, 480], (6, 1)).astype(np.float32)
+    )
+    assert isinstance(parts.encoder, FeatureEncoder)
+    assert split.box_features.shape == (len(data["annotations"]), parts.encoder.feature_dim)
+    assert split.image_features.shape == (6, parts.encoder.feature_dim)
+    assert split.box_features.dtype == np.float16
+    image = read_image(encoded.paths()["11"], "11")
+    own = split.boxes[split.box_image == 0]
+    ((vectors, features),) = parts.encoder.encode_features([image], [own])
+    np.testing.assert_allclose(split.box_vectors[split.box_image == 0], vectors, atol=1e-4)
+    np.testing.assert_allclose(split.box_features[split.box_image == 0], features, rtol=0.02, atol=0.02)
+    assert len(split.crowds.boxes) == 0
     entire = evaluate(split.entire())
     assert entire.object_discovery.map != evaluate(split).object_discovery.map
+
+
+def test_phrases_name_the_only_box_of_their_class(coco, tmp_path, toy):
+    root, quiet = shutil.copytree(coco, tmp_path / "coco"), lambda *_: None
+    path = root / "annotations" / "instances_val2017.json"
+    data = json.loads(path.read_text())
+    cups = [row for row in data["annotations"] if row["category_id"] == NAMES["cup"]]
+    cats = [row for row in data["annotations"] if row["category_id"] == NAMES["cat"]]
+    last = max(row["id"] for row in data["annotations"])
+    twice, crowd = cups[0], cats[0]
+    data["annotations"] += [{**twice, "id": last + 1}, {**crowd, "id": last + 2, "iscrowd": 1}]
+    path.write_text(json.dumps(data))
+    parts = Parts.make(CHEAP)
+    encoded = encode_split(coco_files(root, "val2017"), tmp_path / "work", parts, None, quiet)
+    split = read_split(encoded, parts.encoder, quiet)
+    texts = json.loads((root / "annotations" / "captions_val2017.json").read_text())["annotations"]
+    captions = {}
+    for row in texts:
+        captions[row["image_id"]] = captions.get(row["image_id"], "") + "\n" + row["caption"].lower()
+    expected = set()
+    for row in data["annotations"]:
+        of_class = [
+            (r["image_id"], r["category_id"]) for r in data["annotations"]
+        ].count((row["image_id"], row["category_id"]))  # fmt: skip
+        name = next(name for name, number in NAMES.items() if number == row["category_id"])
+        words = {"person": ("astronaut", "photographer", "person"), "cup": ("cup", "mug")}.get(name, (name,))
+        if of_class == 1 and any(word in captions[row["image_id"]] for word in words):
+            expected.add((str(row["image_id"]), name))
+    found = {
+        (split.image_ids[split.box_image[box]], split.class_names[split.box_class[box]])
+        for box in split.phrase_box
+    }
+    assert found <= expected
+    assert {name for _, name in found} == {"cup", "motorcycle", "person"}, (
+        "the only cat stands beside a crowd"
+    )
+    assert (str(twice["image_id"]), "cup") not in found
+    assert (str(crowd["image_id"]), "cat") not in found
+    assert len(split.crowds.boxes) == 1
+    assert len(split.phrase_vectors) == len(split.phrase_box)
+    assert split.box_features is None, "a toy has no features"
+
+
+def test_the_owner_loss_is_a_row_of_its_own(coco, tmp_path, toy, monkeypatch):
+    recipes = []
+    original = benchmark.train
+
+    def train(features, recipe, **more):
+        recipes.append(recipe)
+        return original(features, recipe, **more)
+
+    monkeypatch.setattr(
+        benchmark,
+        "train",
+        lambda features, recipe, **more: recipes.append(recipe) or original(features, recipe, **more),
+    )
+    run = {"options": CHEAP, "seeds": [0], "work": tmp_path}
+    changes = {"epochs": 1, "batch": 4, "hidden": 16}
+    found = bench_coco(coco, methods=["felga", "felga+owner"], changes=changes, **run)
+    assert [(recipe.method, recipe.lambda4) for recipe in recipes] == [("felga", 0.0), ("felga", 2.0)]
+    assert list(found.results) == ["felga", "felga soft", "felga+owner", "felga+owner soft"]
+    with pytest.raises(BadInputError, match=r"felga\+owner needs an owner loss: set lambda4 above 0"):
+        bench_coco(coco, methods=["felga+owner"], changes={**changes, "lambda4": 0.0}, **run)
+
+
+def test_quality_gives_rows_of_its_own(coco, tmp_path, toy, monkeypatch):
+    read = benchmark.read_split
+
+    def with_quality(*arguments):
+        split = read(*arguments)
+        quality = np.linspace(0.1, 1, len(split.region_vectors)).astype(np.float32)
+        return replace(split, region_quality=quality)
+
+    monkeypatch.setattr(benchmark, "read_split", with_quality)
+    found = bench_coco(coco, methods=["frozen"], options=CHEAP, work=tmp_path)
+    assert list(found.results) == ["frozen", "frozen soft", "frozen quality", "frozen soft quality"]
+    assert "meaning" in render_tables(found)
+
+
+def test_an_encoder_fine_tuned_on_coco_is_told(coco, tmp_path, toy, monkeypatch):
+    lines = []
+    monkeypatch.setattr(benchmark, "fine_tuned_on_coco", lambda name: True)
+    bench_coco(coco, methods=["frozen"], options=CHEAP, work=tmp_path, log=lines.append)
+    assert "is fine-tuned on COCO, which the paper rules out (4.2)" in lines[0]
 
 
 def test_a_run_makes_one_encoder_and_scans_each_corpus_once(coco, tmp_path, toy, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from felga.errors import BadInputError
-from felga.evaluation.class_names import NAMES, NOT_NAMES, mentions
+from felga.evaluation.ceilings import keyword_ceiling, proposal_ceiling
+from felga.evaluation.class_names import NAMES, NOT_NAMES, mentions, noun_phrase
 from felga.evaluation.protocol import (
     RECALLS,
     SIZES,
@@ -18,11 +19,11 @@ from felga.evaluation.protocol import (
     discovery_curve,
     discovery_scores,
     evaluate,
-    keyword_ceiling,
     object_discovery,
-    proposal_ceiling,
 )
 from felga.evaluation.task_results import SizeResult
+from felga.search.scoring import GAMMA
+from felga.types import Frozen
 from tests.search import reference
 from tests.search.test_matrix import exact_vectors
 
@@ -137,19 +138,29 @@ def test_description_assignment_equals_loops(relevance):
     assert sum(entry.queries for entry in found.per_size.values()) == len(expected)
 
 
-def test_a_method_is_a_function_of_vectors():
+class Applied:
+    """An embedding that applies one function to everything."""
+
+    def __init__(self, function):
+        self.keywords = function
+
+    def regions(self, vectors, features):
+        return self.keywords(vectors)
+
+
+def test_a_method_is_an_embedding():
     split = make_split(3)
     turn = np.random.default_rng(0).permutation(16)
     seen = []
 
-    def method(vectors):
+    def turned(vectors):
         seen.append(len(vectors))
         return np.ascontiguousarray(vectors[:, turn])
 
-    assert evaluate(split, method) == evaluate(split)  # a rotation changes no cosine
+    assert evaluate(split, Applied(turned)) == evaluate(split)  # a rotation changes no cosine
     assert len(split.keyword_vectors) in seen  # distinct ones, not one for each place
 
-    half = evaluate(split, lambda v: np.abs(v))
+    half = evaluate(split, Applied(np.abs))
     assert half.object_discovery.map != evaluate(split).object_discovery.map
 
 
@@ -161,6 +172,88 @@ def test_entire_images_and_texts():
     assert description_assignment(whole).result().queries == 45
     with pytest.raises(BadInputError, match="whole images"):
         replace(split, text_vectors=None).entire()
+
+
+def test_soft_owner_scores_equal_loops():
+    split = make_split(10)
+    g = np.random.default_rng(10)
+    whole = np.zeros(len(split.region_vectors), bool)
+    whole[split.region_offsets[:-1][np.diff(split.region_offsets) > 1]] = True  # some images have none
+    quality = g.uniform(0.1, 1, len(whole)).astype(np.float32)
+    split = replace(split, region_whole=whole, region_quality=quality)
+    for own in (np.ones_like(quality), quality):
+        expected = np.full((4, split.images), -np.inf)
+        for kind, query in enumerate(split.class_vectors):
+            for image in range(split.images):
+                rows = range(split.region_offsets[image], split.region_offsets[image + 1])
+                each = {row: query @ split.region_vectors[row] + GAMMA * np.log(own[row]) for row in rows}
+                if each:
+                    best = max(each.values())
+                    of_whole = [each[row] for row in rows if whole[row]]
+                    expected[kind, image] = (best + 0.5 * of_whole[0]) / 1.5 if of_whole else best
+        found = discovery_scores(split, owner="soft", quality=own is quality)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    scores = np.full((len(split.box_vectors), split.images), -np.inf)
+    for box, vector in enumerate(split.box_vectors):
+        for text in range(split.images):
+            rows = split.keyword_rows[split.keyword_offsets[text] : split.keyword_offsets[text + 1]]
+            if len(rows):
+                powers = [np.exp(float(split.keyword_vectors[row] @ vector) / 0.1) for row in rows]
+                scores[box, text] = 0.1 * np.log(np.mean(powers))
+    expected = [
+        precision(row, split.contains[kind])
+        for row, kind in zip(np.float32(scores), split.box_class, strict=True)
+    ]
+    found = description_assignment(split, owner="soft").ranking.metrics.average_precision
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert not np.allclose(found, description_assignment(split).ranking.metrics.average_precision)
+
+
+def test_texts_of_the_same_keywords_tie_under_soft_scores():
+    split = make_split(11)
+    rows = np.array([3, 5, 8, 8, 3, 5, 5, 8, 3] + [1] * 27)
+    offsets = np.array([0, 3, 6, 9, *range(10, 37)])
+    split = replace(split, keyword_rows=rows, keyword_offsets=offsets)
+    only_first = np.zeros_like(split.contains)
+    only_first[:, 0] = True
+    found = description_assignment(replace(split, contains=only_first), owner="soft").ranking.metrics
+    assert (1 / found.pessimistic - 1 / found.optimistic > 2 - 1e-9).all()  # two texts stand beside it
+
+
+def test_quality_decides_between_regions_of_equal_meaning():
+    split = make_split(12)
+    split = replace(split, region_quality=np.full(len(split.region_vectors), 0.5, np.float32))
+    lowered = discovery_scores(split, quality=True)
+    kept = np.isfinite(lowered)
+    np.testing.assert_allclose(lowered[kept], discovery_scores(split)[kept] + GAMMA * np.log(0.5), atol=1e-6)
+    with pytest.raises(BadInputError, match="no quality of regions"):
+        discovery_scores(replace(split, region_quality=None), quality=True)
+
+
+def test_features_go_with_their_vectors():
+    split = make_split(13)
+    g = np.random.default_rng(13)
+    count = len(split.region_vectors)
+    regions, boxes, images = (g.normal(size=(n, 3)).astype(np.float16) for n in (count, 45, 30))
+    split = replace(split, region_features=regions, box_features=boxes, image_features=images)
+    given = []
+
+    class Noted(Frozen):
+        def regions(self, vectors, features=None):
+            given.append((vectors, features))
+            return vectors
+
+    for each, first in (
+        (split, (split.region_vectors, regions)),
+        (split.entire(), (split.image_vectors, images)),
+    ):
+        given.clear()
+        each.embedded(Noted())
+        for (vectors, features), (own, of_own) in zip(
+            given, (first, (split.box_vectors, boxes)), strict=True
+        ):
+            assert vectors is own
+            assert features is of_own
 
 
 def iou(a, b):
@@ -247,7 +340,7 @@ def test_a_malformed_split_is_refused():
         with pytest.raises(BadInputError):
             replace(split, **change)
     with pytest.raises(BadInputError, match="length 1"):
-        evaluate(split, lambda vectors: vectors * np.float32(np.nan))
+        evaluate(split, Applied(lambda vectors: vectors * np.float32(np.nan)))
     with pytest.raises(BadInputError, match="mention"):
         description_assignment(replace(split, mentions=None), relevance="mention")
 
@@ -280,6 +373,25 @@ def test_train_images_in_test_are_refused():
 def test_mentions(text, named):
     names = list(NAMES)
     assert {names[i] for i in np.flatnonzero(mentions([text], names)[:, 0])} == named
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "phrase"),
+    [
+        ("A man on a big red bus.", "bus", "big red bus"),
+        ("A man on a big red bus.", "person", "man"),
+        ("Two large DOGS", "dog", "large dogs"),
+        ("a man riding horses", "horse", "horses"),  # not "man riding horses"
+        ("A cat and dog sit", "dog", "dog"),
+        ("The black hot dog", "dog", None),
+        ("The black hot dog", "hot dog", "black hot dog"),
+        ("dogs", "dog", "dogs"),
+        ("a red, white cup", "cup", "cup"),
+        ("a train station", "train", None),
+    ],
+)
+def test_noun_phrases(text, name, phrase):
+    assert noun_phrase(text, name) == phrase
 
 
 def test_classes_that_are_not_requested_still_take_part():

@@ -7,6 +7,8 @@ import pytest
 
 import felga
 from felga.errors import BadInputError, NotFoundError
+from felga.evaluation.diagnostic import diagnose
+from felga.evaluation.localisation import localise
 from felga.evaluation.protocol import evaluate
 from felga.evaluation.results import (
     build_results,
@@ -18,12 +20,14 @@ from felga.evaluation.results import (
     write_results,
 )
 
-from .test_protocol import make_split
+from .test_localisation import with_regions
 
 
 def make_results():
-    split = make_split()
-    frozen = evaluate(split)
+    split = with_regions()
+    boxes, of_soft = localise(split, ("max", "soft"))
+    frozen = replace(evaluate(split), localisation=boxes)
+    soft = replace(evaluate(split, owner="soft"), localisation=of_soft)
     runs = []
     for seed, gain in ((0, 0.0), (1, 0.1), (2, 0.05)):
         discovery = replace(frozen.object_discovery, map=frozen.object_discovery.map + gain)
@@ -32,6 +36,7 @@ def make_results():
         {
             "entire": [evaluate(split.entire())],
             "frozen": [frozen],
+            "frozen soft": [soft],
             "felga": runs,
         },
         dataset="a test",
@@ -40,6 +45,7 @@ def make_results():
         relevance="box",
         data={"test": "abc"},
         ceiling={"object_discovery": 0.9},
+        diagnostic=diagnose(split),
     )
 
 
@@ -57,7 +63,36 @@ def test_means_over_seeds_stand_on_top():
     assert content.seeds == (0, 1, 2)
     assert content.felga == felga.__version__
     assert content.ceiling == {"object_discovery": 0.9, "description_assignment": None}
-    assert content.protocol.queries == {"object_discovery": 3, "description_assignment": 45}
+    assert content.protocol.queries == {"object_discovery": 3, "description_assignment": 60}
+
+
+def test_boxes_are_means_over_seeds():
+    runs = make_results().results["frozen"].seeds
+    boxes = runs[0].localisation
+    images = boxes.winning_boxes.images
+    other = replace(boxes, winning_boxes=replace(boxes.winning_boxes, fits=1.0, images=images + 2))
+    found = build_results(
+        {"felga": [replace(runs[0], seed=0), replace(runs[0], seed=1, localisation=other)]},
+        dataset="a test",
+        year=2017,
+        encoder={"name": "conse"},
+        relevance="box",
+        data={},
+    ).results["felga"]
+    own = found.localisation.winning_boxes
+    assert own.fits == pytest.approx((boxes.winning_boxes.fits + 1) / 2)
+    assert own.images == images + 1
+    assert found.localisation.detection.ap == pytest.approx(boxes.detection.ap)
+    assert found.seeds[1].localisation == other
+
+
+def test_cosines_may_be_negative_and_shares_may_not():
+    content = to_json(make_results())
+    content["diagnostic"]["between_images"] = -0.5
+    assert from_json(content).diagnostic.between_images == -0.5
+    content["diagnostic"]["region"] = -0.5
+    with pytest.raises(BadInputError, match="diagnostic.region must be a number in"):
+        from_json(content)
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -96,8 +131,13 @@ def changed(content, value, *path):
 
 
 def without_deviation(content):
-    """Older files have no ``map_std`` in the single runs, where there is none."""
+    """Older files lack what they do not measure: boxes, a diagnostic, and ``map_std`` in the single runs."""
+    if content.get("diagnostic") is None:
+        content.pop("diagnostic", None)
     for entry in content["results"].values():
+        for run in (entry, *entry["seeds"]):
+            if run.get("localisation") is None:
+                run.pop("localisation", None)
         for run in entry["seeds"]:
             for task in ("object_discovery", "description_assignment"):
                 assert run[task].pop("map_std", None) is None

@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from felga.errors import BadInputError, MissingError, NotFoundError
-from felga.proposals.detreg import architecture, convert, detreg
+from felga.proposals.detreg import architecture, convert, detreg, resized
 from felga.testing.proposer import IMAGES
 
 from .tiny import tiny_detr, tiny_detreg, with_the_authors_keys
@@ -124,14 +124,16 @@ def test_values_end_up_under_the_right_keys():
     )
 
 
-@pytest.mark.parametrize(("finetuned", "short_long"), [(False, (480, 600)), (True, (800, 1333))])
-def test_boxes_equal_those_of_transformers(tmp_path, finetuned, short_long):
-    proposer = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)), device="cpu")
+@pytest.mark.parametrize(
+    ("finetuned", "size", "short_long"),
+    [(False, "", (800, 1333)), (True, "", (800, 1333)), (False, "#480/600", (480, 600))],
+)
+def test_boxes_equal_those_of_transformers(tmp_path, finetuned, size, short_long):
+    proposer = detreg(str(tiny_detreg(tmp_path / "c.pth", 3, finetuned=finetuned)) + size, device="cpu")
     image = IMAGES[0]
     height, width = image.pixels.shape[:2]
-    scale = min(short_long[0] / min(height, width), short_long[1] / max(height, width))
     tensor = torch.from_numpy(image.pixels).permute(2, 0, 1)
-    tensor = F.resize(tensor, [round(height * scale), round(width * scale)], antialias=True) / 255
+    tensor = F.resize(tensor, official_size(height, width, *short_long), antialias=True) / 255
     tensor = F.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
     with torch.no_grad():
         expected = tiny_detr(3)(pixel_values=tensor)
@@ -146,7 +148,36 @@ def test_boxes_equal_those_of_transformers(tmp_path, finetuned, short_long):
     assert len(regions) == 20
     np.testing.assert_allclose([r.box for r in regions], boxes, atol=1e-2)
     np.testing.assert_allclose([r.score for r in regions], scores[order], atol=1e-4)
-    assert proposer.settings()["objectness"] == ("best class" if finetuned else "label 1")
+    settings = proposer.settings()
+    assert settings["objectness"] == ("best class" if finetuned else "label 1")
+    assert settings["short_long"] == list(short_long)
+    assert proposer.name.endswith(f"c.pth{size}"), "the name makes it again"
+
+
+def official_size(height, width, short, long):
+    """What DETR's transforms.py does, branch by branch."""
+    small, large = float(min(height, width)), float(max(height, width))
+    if large / small * short > long:
+        short = round(long * small / large)
+    if width < height:
+        return [int(short * height / width), short]
+    return [short, int(short * width / height)]
+
+
+def test_sides_are_truncated_as_by_the_authors():
+    sizes = [(480, 640), (640, 480), (426, 640), (500, 500)]  # rounded, the first three were a pixel longer
+    expected = [(800, 1066), (1066, 800), (800, 1201), (800, 800)]
+    assert [resized(*size, 800, 1333) for size in sizes] == expected
+    g = np.random.default_rng(0)
+    for height, width in g.integers(30, 900, (500, 2)).tolist():
+        for sides in ((800, 1333), (480, 600)):
+            assert list(resized(height, width, *sides)) == official_size(height, width, *sides)
+
+
+@pytest.mark.parametrize("size", ["#480", "#600/480", "#a/b", "#16/600", "#480/", "#"])
+def test_sizes_that_are_none_are_refused(tmp_path, size):
+    with pytest.raises(BadInputError, match="#SHORT/LONG, such as #480/600"):
+        detreg(f"{tiny_detreg(tmp_path / 'c.pth')}{size}", device="cpu")
 
 
 def test_a_folder_of_transformers_loads_silently_and_proposes_the_same(tmp_path, caplog):
