@@ -13,12 +13,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from felga.errors import BadInputError
 from felga.search.rules import BestFragment, OwnerRule
 from felga.search.scoring import Candidates, Extras, InnerProduct, Scorer, Searcher, inner_products
+from felga.search.segments import ranges
 from felga.types import Flags, Rows, Scores, Vectors
 
 ROUNDING = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
+FETCHED, FETCHED_LEAST = 16, 128  # fragments per wanted owner, and at least
+BLOCK = 16_384  # fragments scored at once where all are
 Concepts: TypeAlias = Callable[[Sequence[int]], Sequence[Sequence[Hashable]]]
 """Owners to the concept of each of their fragments: fragments of one concept count once among ties."""
 
@@ -62,8 +64,8 @@ def best_owners(
     Owners with the same score are ordered by their best fragment, then by the second-best, and so on (an
     owner that has one more comes first), and at last by position.
 
-    Candidates are fetched until no fragment beyond them can reach the ``k``-th owner, rounding included.
-    Owners are scored by ``scorer`` in the order of what they can reach at most, until the rest cannot.
+    Candidates are fetched, and their owners scored in the order of what they can reach at most, until the
+    rest cannot. If a fragment beyond the candidates can still reach the ``k``-th owner, all are read once.
 
     Args:
         offsets: (owners + 1,) int64, owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``.
@@ -77,83 +79,86 @@ def best_owners(
     Raises:
         BadInputError: a fragment's score is NaN.
     """
-    scorer, rule, extras = scorer or InnerProduct(), rule or BestFragment(), extras or {}
+    search = _Search(
+        searcher, offsets, allowed, scorer or InnerProduct(), rule or BestFragment(), extras or {}
+    )
     total = len(searcher) if allowed is None else int(allowed.sum())
-    ranked: list[list[Owner]] = [[] for _ in queries]
-    waiting = list(range(len(queries)))
-    fetch = max(3 * k, 32)
-    while waiting and total and k > 0:
-        fetch = min(fetch, total)
-        found = searcher.candidates(queries[waiting], fetch, allowed)
-        short = []
-        for i, q in enumerate(waiting):
-
-            def score(position: int, query: Vectors = queries[q]) -> Owner:
-                return _scored(position, query, searcher, offsets, allowed, scorer, rule, extras)
-
-            def reach(products: Scores) -> Scores:
-                return rule.bound(scorer.bound(products + ROUNDING), products + ROUNDING)
-
-            owners, sure = _contenders(found, i, offsets, k, reach, score)
-            if sure or fetch == total:
-                ranked[q] = _ordered(owners, concepts)[:k]
-            else:
-                short.append(q)
-        waiting = short
-        fetch *= 4
+    if not (len(queries) and total and k > 0):
+        return [[] for _ in queries]
+    fetch = min(max(FETCHED * k, FETCHED_LEAST), total)
+    found = searcher.candidates(queries, fetch, allowed)
+    ranked: list[list[Owner]] = []
+    for at, query in enumerate(queries):
+        owners, sure = search.contenders(found, at, query, k)
+        if not sure and fetch < total:
+            owners = [search.owner(position, query) for position in search.scan(query, k)]
+        ranked.append(_ordered(owners, concepts)[:k])
     return ranked
 
 
-def _contenders(
-    found: Candidates,
-    query: int,
-    offsets: Rows,
-    k: int,
-    reach: Callable[[Scores], Scores],
-    score: Callable[[int], Owner],
-) -> tuple[list[Owner], bool]:
-    """The owners that may be among the best ``k``, scored; and whether no other owner can be.
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is searched, and how it is scored."""
 
-    Args:
-        reach: the most that owners can score whose fragments have at most these inner products.
-    """
-    listed = found.rows[query] >= 0
-    owners = np.searchsorted(offsets, found.rows[query][listed], side="right") - 1
-    distinct, first = np.unique(owners, return_index=True)  # candidates fall: an owner's first is its best
-    highest = reach(found.scores[query][listed][first])
-    kept: list[Owner] = []
-    best: list[float] = []  # a heap of the k best scores so far
-    for at in np.argsort(-highest, kind="stable"):
-        if len(best) == k and highest[at] < best[0]:
-            break
-        owner = score(int(distinct[at]))
-        kept.append(owner)
-        heapq.heappush(best, owner.score)
-        if len(best) > k:
-            heapq.heappop(best)
-    beyond = float(reach(found.bound[query : query + 1])[0])
-    return kept, len(best) == k and beyond < best[0]
+    searcher: Searcher
+    offsets: Rows
+    allowed: Flags | None
+    scorer: Scorer
+    rule: OwnerRule
+    extras: Extras
 
+    def contenders(self, found: Candidates, at: int, query: Vectors, k: int) -> tuple[list[Owner], bool]:
+        """The owners of candidates that may be among the best ``k``; and whether no other owner can be."""
+        listed = found.rows[at] >= 0
+        owners = np.searchsorted(self.offsets, found.rows[at][listed], side="right") - 1
+        distinct, first = np.unique(
+            owners, return_index=True
+        )  # candidates fall: an owner's first is its best
+        highest = self._reach(found.scores[at][listed][first])
+        kept: list[Owner] = []
+        best: list[float] = []  # a heap of the k best scores so far
+        for place in np.argsort(-highest, kind="stable"):
+            if len(best) == k and highest[place] < best[0]:
+                break
+            owner = self.owner(int(distinct[place]), query)
+            kept.append(owner)
+            heapq.heappush(best, owner.score)
+            if len(best) > k:
+                heapq.heappop(best)
+        beyond = float(self._reach(found.bound[at : at + 1])[0])
+        return kept, len(best) == k and beyond < best[0]
 
-def _scored(
-    position: int,
-    query: Vectors,
-    searcher: Searcher,
-    offsets: Rows,
-    allowed: Flags | None,
-    scorer: Scorer,
-    rule: OwnerRule,
-    extras: Extras,
-) -> Owner:
-    start, stop = int(offsets[position]), int(offsets[position + 1])
-    columns = {name: column[start:stop] for name, column in extras.items()}
-    products = inner_products(query, searcher.vectors(start, stop))
-    scores = scorer.score(products, columns)
-    if np.isnan(scores).any():
-        raise BadInputError("a fragment's score is NaN: its vector or the query's is damaged")
-    if allowed is not None:
-        scores = np.where(allowed[start:stop], scores, np.float32(-np.inf))
-    return Owner(position, rule.score(scores, products, columns), scores, products)
+    def scan(self, query: Vectors, k: int) -> list[int]:
+        """All owners that may be among the best ``k``: those that can score more than ``k`` owners must."""
+        low, high = [], []
+        for start, stop in ranges(0, len(self.offsets) - 1, self.offsets, BLOCK):
+            products = self.searcher.vectors(*self.offsets[[start, stop]].tolist()) @ query
+            low.append(self._owner_scores(products - ROUNDING, start, stop)[1])
+            high.append(self._owner_scores(products + ROUNDING, start, stop)[1])
+        lowest, highest = np.concatenate(low), np.concatenate(high)
+        least = -np.partition(-lowest, k - 1)[k - 1] if k < len(lowest) else -np.inf
+        return np.flatnonzero((highest >= least) & (highest > -np.inf)).tolist()
+
+    def owner(self, position: int, query: Vectors) -> Owner:
+        """An owner, scored."""
+        start, stop = self.offsets[[position, position + 1]].tolist()
+        products = inner_products(query, self.searcher.vectors(start, stop))
+        scores, (score,) = self._owner_scores(products, position, position + 1)
+        return Owner(position, float(score), scores, products)
+
+    def _reach(self, products: Scores) -> Scores:
+        """The most that owners can score whose fragments have at most these inner products."""
+        return self.rule.bound(self.scorer.bound(products + ROUNDING), products + ROUNDING)
+
+    def _owner_scores(self, products: Scores, start: int, stop: int) -> tuple[Scores, Scores]:
+        """The scores of all fragments of the owners ``start:stop``, and those of the owners."""
+        rows = slice(*self.offsets[[start, stop]].tolist())
+        columns = {name: column[rows] for name, column in self.extras.items()}
+        scores = self.scorer.score(products, columns)
+        if self.allowed is not None:
+            scores = np.where(self.allowed[rows], scores, np.float32(-np.inf))
+        offsets = self.offsets[start : stop + 1] - self.offsets[start]
+        return scores, self.rule.score(scores, products, offsets, columns)
 
 
 def _ordered(owners: Sequence[Owner], concepts: Concepts | None) -> list[Owner]:

@@ -11,7 +11,8 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from felga.search.scoring import Extras
-from felga.types import Scores
+from felga.search.segments import segment_max
+from felga.types import Rows, Scores
 
 OwnerScore: TypeAlias = Literal["soft", "max"]
 TEMPERATURE = 0.1
@@ -21,30 +22,34 @@ WHOLE = 0.5
 
 
 class OwnerRule(Protocol):
-    """The score of an owner."""
+    """The score of owners; it never falls where a fragment's score and product rise."""
 
-    def score(self, scores: Scores, products: Scores, extras: Extras) -> float:
-        """The score of an owner of n fragments.
+    def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
+        """Scores (m,) float32 of m owners; ``-inf`` without a fragment that counts.
 
         Args:
-            scores: (n,) float32, of its fragments; ``-inf`` for one that does not count.
+            scores: (n,) float32, of their fragments; ``-inf`` for one that does not count.
             products: (n,) float32, their inner products with the query.
+            offsets: (m + 1,) int64, owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``.
             extras: each (n, ...).
+
+        Raises:
+            BadInputError: a score is NaN.
         """
         ...
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """The most that owners can score whose fragments score at most ``scores`` with inner products of at
-        most ``products``; never falls."""
+        most ``products``."""
         ...
 
 
 class BestFragment:
     """The score of the best fragment (FELGA, 4.3)."""
 
-    def score(self, scores: Scores, products: Scores, extras: Extras) -> float:
-        """The maximum."""
-        return float(scores.max(initial=-np.inf))
+    def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
+        """As of :class:`OwnerRule`."""
+        return segment_max(scores, offsets)[0]
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """The scores themselves."""
@@ -57,13 +62,17 @@ class SoftMean:
     def __init__(self, t: float = TEMPERATURE) -> None:
         self.t = t
 
-    def score(self, scores: Scores, products: Scores, extras: Extras) -> float:
-        """As of :class:`OwnerRule`; the order of the fragments does not matter, to the bit."""
-        counted = np.sort(scores[scores > -np.inf]).astype(np.float64)
-        if not len(counted):
-            return -np.inf
-        best = counted[-1]
-        return float(np.float32(best + self.t * np.log(np.exp((counted - best) / self.t).mean())))
+    def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
+        """As of :class:`OwnerRule`; summed in float64, so that the order of fragments is lost in rounding."""
+        best = segment_max(scores, offsets)[0]
+        counted = scores > -np.inf
+        own = np.repeat(np.arange(len(best)), np.diff(offsets))[counted]
+        raised = np.exp((scores[counted] - best[own]).astype(np.float64) / self.t)
+        numbers = np.bincount(own, minlength=len(best))
+        filled = numbers > 0
+        mean = np.bincount(own, raised, len(best))[filled] / numbers[filled]  # in (0, 1]
+        best[filled] += (self.t * np.log(mean)).astype(np.float32)
+        return best
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """The scores themselves: no mean is above its maximum."""
@@ -79,11 +88,13 @@ class BestAndWhole:
     def __init__(self, w: float = WHOLE) -> None:
         self.w = w
 
-    def score(self, scores: Scores, products: Scores, extras: Extras) -> float:
-        """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool."""
-        best = scores.max(initial=-np.inf)
-        whole = products[extras["whole"] & (scores > -np.inf)]
-        return float(np.float32((best + self.w * whole[0]) / (1 + self.w))) if len(whole) else float(best)
+    def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
+        """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool, true for one of an owner at most."""
+        best = segment_max(scores, offsets)[0]
+        rows = np.flatnonzero(extras["whole"] & (scores > -np.inf))
+        own = np.searchsorted(offsets, rows, side="right") - 1
+        best[own] = (best[own].astype(np.float64) + self.w * products[rows]) / (1 + self.w)
+        return best
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """That of an image with a whole or of one without, whichever is higher."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from felga.errors import BadInputError
@@ -35,6 +37,19 @@ def check_offsets(offsets: Rows, count: int) -> None:
         raise BadInputError(f"offsets must run from 0 to {count}, the number of fragments")
     if (np.diff(offsets) < 0).any():
         raise BadInputError("offsets must not fall")
+
+
+def ranges(start: int, stop: int, offsets: Rows, most: int) -> Iterator[tuple[int, int]]:
+    """The owners ``start:stop`` in ranges of at most ``most`` fragments; an owner is never split.
+
+    >>> list(ranges(0, 4, np.array([0, 3, 6, 6, 20]), 6))
+    [(0, 3), (3, 4)]
+    """
+    while start < stop:
+        full = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
+        end = max(start + 1, min(stop, full))
+        yield start, end
+        start = end
 
 
 def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from felga.corpus.decode import UnreadableImage, read_image
 from felga.errors import BadInputError
 from felga.files import shown
-from felga.types import Box, ImageHit, TextHit
+from felga.types import Box, ImageHit, RegionHit, TextHit
 
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -93,6 +93,8 @@ def image_sheet(title: str, hits: Sequence[ImageHit]) -> Image.Image:
         x, y = GAP + column * (SIDE + GAP), 2 * LINE + sum(heights[:row])
         sheet.paste(image, (x, y))
         _write(pen, (x, y + image.height + 2), f"{hit.rank}. {hit.score:.3f}  {hit.image_id[-28:]}")
+        for region in hit.regions[:1]:
+            _write(pen, (x, y + image.height + LINE), _about(region), REGION)
     return sheet
 
 
@@ -186,6 +188,14 @@ def _file_tile(path: str | Path, boxes: Sequence[Box]) -> Image.Image:
         return out
     scaled = image.in_pixels(np.array(boxes, np.float32))
     return tile(Image.fromarray(image.pixels), [(b[0], b[1], b[2], b[3]) for b in scaled.tolist()])
+
+
+def _about(region: RegionHit) -> str:
+    """The label of a region and what its score is made of, where either is known."""
+    parts = [] if region.label is None else [region.label]
+    if region.quality is not None:
+        parts.append(f"similarity {region.similarity:.3f}, quality {region.quality:.2f}")
+    return ", ".join(parts)
 
 
 def _framed(hit: Hit) -> Image.Image:

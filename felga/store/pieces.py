@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from felga.search.flat import write_piece
+from felga.search.segments import ranges
 from felga.store.owner_table import OwnerTable
 from felga.types import RegionFeatures, Rows, Vectors
 
@@ -58,7 +59,7 @@ def build_pieces(
         key.update(counts[start:stop].tobytes())
         name = f"{stem}-{key.hexdigest()[:32]}.faiss"
         if name not in intact:
-            blocks = (embed(*table.raw(*block)) for block in _cut(start, stop, offsets, BLOCK))
+            blocks = (embed(*table.raw(*block)) for block in ranges(start, stop, offsets, BLOCK))
             write_piece(blocks, dim, folder / name)
         names.append(name)
         sizes.append(size)
@@ -71,14 +72,5 @@ def bounds(checks: list[bytes], offsets: Rows) -> Iterator[tuple[int, int]]:
     cuts = np.append(np.flatnonzero(drawn % np.uint64(EVERY) == 0) + 1, len(checks))
     start = 0
     for cut in cuts.tolist():
-        yield from _cut(start, cut, offsets, FULL)
+        yield from ranges(start, cut, offsets, FULL)
         start = cut
-
-
-def _cut(start: int, stop: int, offsets: Rows, most: int) -> Iterator[tuple[int, int]]:
-    """The owners ``start:stop`` in ranges of at most ``most`` fragments; an owner is never split."""
-    while start < stop:
-        full = int(np.searchsorted(offsets, offsets[start] + most, side="right")) - 1
-        end = max(start + 1, min(stop, full))
-        yield start, end
-        start = end

@@ -118,6 +118,8 @@ def test_sheets_are_drawn(capsys, demo, tmp_path):
 def test_info_and_verify(capsys, demo):
     out, _ = call(capsys, "info", "--index", demo[0])
     assert "conse, 384 dimensions" in out
+    assert "1280 per region" in out
+    assert "as the proposer says, if it does" in out
     out, _ = call(capsys, "info", "--index", demo[0], "--format", "json")
     assert json.loads(out)["format"] == "felga-index"
     out, _ = call(capsys, "verify", "--index", demo[0])

@@ -92,6 +92,21 @@ def test_unreadable_images_are_grey_tiles(tmp_path):
     assert (pixels == REGION).all(-1)[:, :330].any()
 
 
+def test_label_and_quality_of_the_best_region_stand_below_its_image(tmp_path):
+    grey(100, 100).save(tmp_path / "a.png")
+    below = []
+    for region in (
+        RegionHit((5, 5, 9, 9), 0.5),
+        RegionHit((5, 5, 9, 9), 0.5, label="boat"),
+        RegionHit((5, 5, 9, 9), 0.5, label="boat", similarity=0.6, quality=0.4),
+    ):
+        hit = ImageHit(1, "a", str(tmp_path / "a.png"), 0.5, (region,))
+        purple = (np.asarray(image_sheet("boat", [hit])) == REGION).all(-1)[44 + 320 :]
+        below.append(int(purple.sum()))
+    assert below[0] == 0
+    assert 0 < below[1] < below[2]
+
+
 def test_no_hits_still_make_a_sheet():
     assert image_sheet("boat", []).width > 0
 
