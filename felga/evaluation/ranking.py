@@ -1,11 +1,11 @@
 """Every query over every owner: what an owner scores, the metrics, and what chance would get.
 
 An owner scores what its best fragment scores (``max``; FELGA, 4.3), which is the paper's protocol. ``soft``
-owner scores are felga's own: an image's best region counts with its whole, ``(best + 0.5 whole) / 1.5``, and
-a text by a soft maximum, ``t log mean exp(score / t)`` with t = 0.1.
+owner scores are felga's own: an image's best region counts with the cosine of its whole,
+``(best + 0.5 whole) / 1.5``, and a text by a soft maximum, ``t log mean exp(score / t)`` with t = 0.1.
 
 With a quality u, the predicted IoU of its box, a region scores ``cos + gamma ln u``, which ranks as
-``exp(cos / gamma) u`` does: meaning times quality.
+``exp(cos / gamma) u`` does: meaning times quality. A region of unknown quality (NaN) scores its cosine.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def image_scores(
         raise BadInputError("soft owner scores need to know which regions are whole images")
     rows = np.flatnonzero(whole)
     images = np.searchsorted(offsets, rows, side="right") - 1
-    of_whole = fragment_scores(queries, regions[rows], None if quality is None else quality[rows])
+    of_whole = fragment_scores(queries, regions[rows])
     best[:, images] = (best[:, images] + WHOLE * of_whole) / (1 + WHOLE)
     return best
 
@@ -113,7 +113,7 @@ def fragment_scores(queries: Vectors, regions: Vectors, quality: Scores | None =
     """The score of each region for each query: (B, n) float32."""
     scores = queries @ regions.T
     if quality is not None:
-        scores = scores + np.float32(GAMMA) * np.log(quality)
+        scores = scores + np.nan_to_num(np.float32(GAMMA) * np.log(quality), nan=0.0)
     return np.asarray(scores, np.float32)
 
 
