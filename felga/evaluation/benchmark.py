@@ -31,7 +31,7 @@ from felga.evaluation.task_results import (
     Localisation,
 )
 from felga.fenet.features import Features
-from felga.fenet.recipes import RECIPES, Recipe, changed, make_recipe
+from felga.fenet.recipes import RECIPES, TRAINED, Recipe, changed, make_recipe
 from felga.fenet.train import TrainingStep, train
 from felga.indexing.options import Options
 from felga.indexing.parts import Parts
@@ -67,8 +67,7 @@ def bench_coco(
         recipe, changes: of :func:`felga.fenet.recipes.make_recipe`; the method is that of each row, and
             only rows ``+owner`` have its owner loss (``lambda4``).
         seeds: one training per trained method and seed.
-        work: folder for the indexes.
-        log: called with one line per result.
+        work, log: folder for the indexes; called with one line per result.
         drawings: figures to draw; of a trained method, its first seed.
 
     Raises:
@@ -159,7 +158,8 @@ class _Training:
     def recipe_of(self, method: str) -> Recipe:
         """The recipe of a row: only rows ``+owner`` have an owner loss."""
         owner = self.recipe.lambda4 if method.endswith(OWNER_LOSS) else 0.0
-        return changed(self.recipe, {"method": method.removesuffix(OWNER_LOSS), "lambda4": owner})
+        known = method if method in TRAINED else method.removesuffix(OWNER_LOSS)
+        return changed(self.recipe, {"method": known, "lambda4": owner})
 
 
 @dataclass(frozen=True, slots=True)

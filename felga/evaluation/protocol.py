@@ -91,7 +91,7 @@ class Split:
         crowds: the crowds that the boxes leave out.
         keywords: U words, for :func:`felga.evaluation.ceilings.keyword_ceiling`.
         image_ids: P image ids, used for drawing.
-        region_quality: (n,) float32, predicted IoU with an object; 1 where nothing was predicted.
+        region_quality: (n,) float32, predicted IoU with an object; NaN where none was predicted.
         region_whole: (n,) bool, the regions that are whole images.
         region_features, box_features, image_features: (n or B or P, f) what the encoder's network saw of
             them, for a method that takes it.

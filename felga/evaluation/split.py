@@ -227,7 +227,7 @@ class _Regions:
             boxes=flat(columns["boxes"])[taken],
             vectors=flat(columns["vectors"])[taken],
             whole=_values(columns["whole"])[taken].astype(bool),
-            quality=_quality(columns["quality"])[taken] if "quality" in more else None,
+            quality=_quality(columns["quality"], taken) if "quality" in more else None,
             features=flat(columns["features"])[taken].astype(np.float16) if "features" in more else None,
         )
         return [ids[i] for i in order], regions
@@ -237,10 +237,10 @@ def _values(column: Any) -> Any:
     return column.flatten().to_numpy(zero_copy_only=False)
 
 
-def _quality(column: Any) -> Scores:
-    """Predicted IoU; 1 where none was predicted."""
-    values = _values(column).astype(np.float32)
-    return np.where(np.isnan(values), np.float32(1), values)
+def _quality(column: Any, taken: Rows) -> Scores | None:
+    """Predicted IoU, NaN where none was predicted; None if it nowhere was."""
+    values: Scores = _values(column)[taken].astype(np.float32)
+    return values if np.isfinite(values).any() else None
 
 
 @dataclass(frozen=True, slots=True)

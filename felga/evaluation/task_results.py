@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType, TypeAlias
 
-from felga.fenet.recipes import TRAINED, Recipe, changed
+from felga.fenet.recipes import TRAINED
 
 Cosine = NewType("Cosine", float)
 """A number in [-1, 1]."""
@@ -15,13 +15,9 @@ Owner: TypeAlias = Literal["max", "soft"]
 
 UNTRAINED = ("entire", "frozen")
 OWNER_LOSS = "+owner"
-METHODS = (
-    *UNTRAINED,
-    *TRAINED,
-    *(f"{name}{OWNER_LOSS}" for name in TRAINED if changed(Recipe(lambda4=1.0), {"method": name}).has_owner),
-)
-"""The rows of the paper's tables, by the names that felga gives them, and rows beside them: those that end in
-``+owner`` add the owner loss (``lambda4``), which no other row has."""
+METHODS = tuple(dict.fromkeys((*UNTRAINED, *TRAINED, f"felga{OWNER_LOSS}")))
+"""The rows of the paper's tables, by the names that felga gives them, and rows beside them: ``felga+owner``
+adds the owner loss (``lambda4``), which no other row has."""
 SCORINGS: dict[str, tuple[Owner, bool]] = {
     "": ("max", False),
     " soft": ("soft", False),
