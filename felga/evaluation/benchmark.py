@@ -118,7 +118,7 @@ class _Training:
     def of(cls, source: Encoded, test: Encoded, recipe: str, changes: Mapping[str, Any]) -> _Training:
         features = features_of(source.index.folder)
         check_disjoint(features.pair_ids, test.image_ids())
-        plan = make_recipe(recipe, pairs=len(features.usable), **changes)
+        plan = make_recipe(recipe, has_features=features.region_features is not None, **changes)
         train = {**_fingerprint(source), "pairs": len(features), "features": features.fingerprint()}
         return cls(
             features, plan, {"train": train, "recipe": {**plan.to_json(), "method": "each row its own"}}
