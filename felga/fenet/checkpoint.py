@@ -314,9 +314,10 @@ def unusable(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -
 def _input_bound(closed_form: ClosedForm) -> float:
     """What bounds a locked network's inputs and ridge embeddings before normalisation; NaN or infinite if a
     value of the closed form is, or if a scale is not above 0."""
-    if not (closed_form.feature_scale > 0).all():
+    scale = closed_form.feature_scale
+    if not ((scale > 0) & np.isfinite(scale)).all():
         return float("inf")
-    seen = float(np.linalg.norm((1 + np.abs(closed_form.feature_mean)) / closed_form.feature_scale))
+    seen = float(np.linalg.norm((1 + np.abs(closed_form.feature_mean)) / scale))
     matrices = np.linalg.norm(closed_form.components), np.linalg.norm(closed_form.ridge)
     means = np.linalg.norm(closed_form.region_mean), np.linalg.norm(closed_form.keyword_mean)
     return 1.0 + seen * float(sum(matrices)) + float(sum(means))

@@ -82,10 +82,9 @@ class ClosedForm:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All arrays by name, the matrices as float16, as a checkpoint keeps them."""
+        found: dict[str, npt.NDArray[Any]] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
-            entry.name: value.astype(np.float16) if value.ndim == 2 else value
-            for entry in fields(self)
-            if (value := getattr(self, entry.name)) is not None
+            name: value.astype(np.float16 if value.ndim == 2 else np.float32) for name, value in found.items()
         }
 
     def _standardised(self, vectors: Vectors, features: RegionFeatures | None) -> list[tuple[int, Vectors]]:
@@ -113,7 +112,8 @@ NO_FEATURES = (
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
     """Rows of length 1, float32; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    rows: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return rows
 
 
 def rooted(features: npt.NDArray[Any]) -> Vectors:
@@ -229,7 +229,6 @@ def _weighted(features: Features, pairs: Rows) -> tuple[Rows, Rows, Floats]:
     first = np.cumsum(counts) - counts
     rows = np.arange(len(owner)) + (starts - first)[owner]
     whole = np.zeros(len(rows), bool) if features.whole is None else features.whole[rows]
-    weight = np.empty(len(rows))
     wholes = np.bincount(owner, whole, len(pairs))
     parts = counts - wholes
     share = np.where((wholes > 0) & (parts > 0), 0.5, 1.0)

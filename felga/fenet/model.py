@@ -112,7 +112,7 @@ class Embedder:
 
 
 def build(recipe: Recipe, dim: int, components: int = 0) -> FENet:
-    """The untrained network for frozen vectors of length ``dim``, with ``components`` beside them if locked."""
+    """The untrained network for vectors of length ``dim``, with ``components`` beside them if locked."""
     return FENet(
         dim + components,
         recipe.hidden,

@@ -31,11 +31,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
 }
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (
-        ("layers", "hidden", "batch", "epochs", "rate", "temperature", "input_scale"),
-        lambda x: x > 0,
-        "above 0",
-    ),
+    (("layers", "hidden", "batch", "epochs", "rate"), lambda x: x > 0, "above 0"),
+    (("temperature", "input_scale"), lambda x: x > 0, "above 0"),
     (("weight_decay", "lambda3", "lambda4", "patience"), lambda x: x >= 0, "at least 0"),
     (("dropout", "momentum", "validation"), lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (("drop", "drop_at"), lambda x: 0 < x <= 1, "above 0 and at most 1"),
@@ -58,8 +55,8 @@ class Recipe:
     """How to train FENet.
 
     Attributes:
-        network: ``shared`` embeds regions and keywords alike (Eq. 8), by their frozen vectors; ``locked`` embeds
-            regions by their vectors and features, and keywords by a fixed map
+        network: ``shared`` embeds regions and keywords alike, by their frozen vectors (Eq. 8); ``locked``
+            embeds regions by their vectors and features, and keywords by a fixed map
             (:mod:`felga.fenet.closed_form`).
         method: pseudo-labels and losses.
         residual: add the network's output to the frozen vector (:class:`felga.fenet.model.FENet`).
@@ -188,8 +185,8 @@ RECIPES: dict[str, Recipe] = {
     "residual": _RESIDUAL,
     "locked": replace(_RESIDUAL, network="locked", hidden=512, dropout=0.1, weight_decay=1e-4, epochs=10),
 }
-"""``paper``: FELGA 4.5, number by number. ``paper+``: the same network and losses with a temperature, an input
-scale and a rate that let it learn; none of the three is in the paper. ``residual``: for encoders without
+"""``paper``: FELGA 4.5, number by number. ``paper+``: the same network and losses with a temperature, an
+input scale and a rate that let it learn, none of which is in the paper. ``residual``: for encoders without
 features. ``locked``: for those with features. All but ``paper`` were chosen by captions alone
 (bench/fenet_recipes.py)."""
 
