@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LARGEST = 1e18
 """No unit vector may be embedded longer than this before it is normalised: float32 holds its square."""
+OVERFLOW = "its weights are not finite or overflow"
 _FIELDS: dict[str, type] = {
     "dim": int,
     "recipe": dict,
@@ -136,7 +137,7 @@ class Checkpoint:
     def _embedder(self) -> Embedder:
         from felga.fenet.model import Embedder
 
-        return Embedder(self.net, self.closed_form)
+        return Embedder(self.net, self.closed_form, self.recipe.ridge)
 
     def _checked(self, vectors: Vectors) -> Vectors:
         vectors = np.asarray(vectors, np.float32)
@@ -291,18 +292,19 @@ def unusable(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if recipe.network == "locked":
             closed_form = _closed_form(weights)
-            bound = _input_bound(closed_form)
+            bound = max(recipe.input_scale, 1) * _input_bound(closed_form) + recipe.ridge
+            if not bound <= LARGEST:  # NaN, too
+                return OVERFLOW
             if not (np.linalg.norm(moved - closed_form.keyword_mean, axis=1) > 1e-6).all():
                 return "it embeds keywords with length 0"
-            if bound <= LARGEST:
-                seen = rng.standard_normal((4, len(closed_form.feature_mean))).astype(np.float16)
-                moved = closed_form.inputs(moved, seen)
+            seen = rng.standard_normal((4, len(closed_form.feature_mean))).astype(np.float16)
+            moved = closed_form.inputs(moved, seen)
         start, moved = moved, moved * np.float32(recipe.input_scale)
         for number, layer in enumerate(_layers(recipe)):
             weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
             bound = bound * float(np.linalg.norm(weight)) + float(np.linalg.norm(bias))
             if not bound <= LARGEST:  # NaN, too
-                return "its weights are not finite or overflow"
+                return OVERFLOW
             moved = (np.maximum(moved, 0) if number else moved) @ weight.T + bias  # (4, width)
     if recipe.residual:
         moved = start[:, :dim] + moved

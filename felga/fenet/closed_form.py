@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
+from felga.fenet.recipes import RECIPES
 from felga.types import Floats, RegionFeatures, Rows, Vectors
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class ClosedForm:
     """What is known before the first step of a training; by itself an embedding of both sides.
 
     With f(x) = unit(sign(x) sqrt|x|) of a region's features x, standardised: the region's ridge embedding is
-    unit(f(x) M), its embedding unit(unit(vector - mean) + ridge), and a keyword's unit(vector - mean).
+    unit(f(x) M), its embedding unit(unit(vector - mean) + w ridge), and a keyword's unit(vector - mean); w is
+    the ``ridge`` of the recipe.
 
     Attributes:
         region_mean, keyword_mean: (d,) float32, of the frozen vectors.
@@ -66,7 +68,7 @@ class ClosedForm:
         return np.concatenate(parts)
 
     def ridge_embeddings(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
-        """The ridge embeddings (n, d) of regions; arguments and errors of :meth:`inputs`."""
+        """The ridge embeddings (n, d) of regions, of length 1; arguments and errors of :meth:`inputs`."""
         parts = [np.empty((0, self.ridge.shape[1]), np.float32)]
         matrix = self.ridge.astype(np.float32)
         parts += [unit(seen @ matrix) for _, seen in self._standardised(vectors, features)]
@@ -74,7 +76,8 @@ class ClosedForm:
 
     def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
         """Embeddings of regions by the closed form alone; arguments and errors of :meth:`inputs`."""
-        return unit(unit(vectors - self.region_mean) + self.ridge_embeddings(vectors, features))
+        weight = RECIPES["locked"].ridge
+        return unit(unit(vectors - self.region_mean) + weight * self.ridge_embeddings(vectors, features))
 
     def keywords(self, vectors: Vectors) -> Vectors:
         """Embeddings (n, d) of keywords, from their frozen vectors (n, d)."""

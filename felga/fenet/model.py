@@ -90,13 +90,18 @@ class FENet(nn.Module):
 
 @dataclass(frozen=True)
 class Embedder:
-    """The :class:`felga.types.Embedding` of a network: shared, or locked with a closed form beside it."""
+    """The :class:`felga.types.Embedding` of a network: shared, or locked with a closed form beside it.
+
+    Attributes:
+        ridge: of the recipe.
+    """
 
     net: FENet
     closed_form: ClosedForm | None
+    ridge: float
 
     def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
-        """Eq. 8, or locked: the network's output plus the ridge embedding, of length 1.
+        """Eq. 8, or locked: the network's output plus ``ridge`` times the ridge embedding, of length 1.
 
         Raises:
             BadInputError: a locked network gets no features, or such of another length.
@@ -104,7 +109,7 @@ class Embedder:
         if self.closed_form is None:
             return self.net.embed(vectors)
         moved = self.net.embed(self.closed_form.inputs(vectors, features))
-        return unit(moved + self.closed_form.ridge_embeddings(vectors, features))
+        return unit(moved + self.ridge * self.closed_form.ridge_embeddings(vectors, features))
 
     def keywords(self, vectors: Vectors) -> Vectors:
         """Eq. 8, or locked: the closed form's fixed map."""

@@ -33,7 +33,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("layers", "hidden", "batch", "epochs", "rate"), lambda x: x > 0, "above 0"),
     (("temperature", "input_scale"), lambda x: x > 0, "above 0"),
-    (("weight_decay", "lambda3", "lambda4", "patience"), lambda x: x >= 0, "at least 0"),
+    (("weight_decay", "lambda3", "lambda4", "patience", "ridge"), lambda x: x >= 0, "at least 0"),
     (("dropout", "momentum", "validation"), lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (("drop", "drop_at"), lambda x: 0 < x <= 1, "above 0 and at most 1"),
 )
@@ -61,6 +61,8 @@ class Recipe:
         method: pseudo-labels and losses.
         residual: add the network's output to the frozen vector (:class:`felga.fenet.model.FENet`).
         layers, hidden, out, dropout: the network; ``out`` None: the length of the frozen vectors.
+        ridge: length of a region's ridge embedding beside that of the network, which has length 1; only a
+            locked network has one.
         input_scale: multiplies the unit vectors that a shared network takes, not what is added to its output.
         rate, momentum, weight_decay, batch, epochs: SGD; ``batch`` counts pairs.
         schedule: ``step`` multiplies the rate by ``drop`` after the share ``drop_at`` of the epochs;
@@ -90,6 +92,7 @@ class Recipe:
     hidden: int = 4096
     out: int | None = 512
     dropout: float = 0.2
+    ridge: float = 2.0
     input_scale: float = 1.0
     rate: float = 0.1
     momentum: float = 0.9

@@ -216,7 +216,7 @@ class _Run:
                 if not last:
                     self._report(epoch, step, loss / since, rate)
                     since = 0
-        embedder = Embedder(self.net, self.closed_form)
+        embedder = Embedder(self.net, self.closed_form, self.recipe.ridge)
         score = self.validation.score(embedder) if self.validation is not None else None
         self.history.append(
             Epoch(

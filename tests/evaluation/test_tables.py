@@ -24,7 +24,8 @@ def test_the_papers_tables_agree_with_each_other():
                     by_method[row.method].coco2014,
                 )
     assert set(PAPER) == set(TITLES) == {1, 2, 3, 4, 5}
-    assert {row.method for rows in PAPER.values() for row in rows} == set(METHODS)
+    ours = {"random", "felga+owner"}
+    assert {row.method for rows in PAPER.values() for row in rows} == set(METHODS) - ours
 
 
 def test_sums_of_the_transcribed_columns():

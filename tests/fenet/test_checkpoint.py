@@ -14,7 +14,7 @@ from felga.fenet.recipes import make_recipe
 from felga.fenet.train import train
 from felga.show.curves import loss_curve, tensorboard_log
 
-from .pairs import make_pairs
+from .pairs import make_pairs, unit
 
 FEATURES, SEEN = make_pairs(40), make_pairs(40, seen=20)
 
@@ -93,6 +93,21 @@ def test_a_locked_network_with_one_spoilt_number_is_refused(locked, tmp_path, na
 
     forge(locked, tmp_path / "x.fenet", spoil)
     with pytest.raises(BadInputError, match="not finite or overflow|length 0"):
+        load_fenet(tmp_path / "x.fenet")
+
+
+def test_a_locked_region_is_its_networks_output_and_twice_its_ridge(locked):
+    closed = locked.closed_form
+    moved = locked.net.embed(closed.inputs(SEEN.regions, SEEN.region_features))
+    ridge = closed.ridge_embeddings(SEEN.regions, SEEN.region_features)
+    expected = unit(moved + 2 * ridge)
+    assert np.allclose(locked.regions(SEEN.regions, SEEN.region_features), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"ridge": 1e300}, {"input_scale": 1e300}])
+def test_a_recipe_that_overflows_is_refused(locked, tmp_path, change):
+    forge(locked, tmp_path / "x.fenet", recipe={**locked.recipe.to_json(), **change})
+    with pytest.raises(BadInputError, match="not finite or overflow"):
         load_fenet(tmp_path / "x.fenet")
 
 

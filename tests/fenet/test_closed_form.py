@@ -55,6 +55,9 @@ def test_the_ridge_is_that_of_scikit_learn():
     assert np.allclose(found.ridge, expected, atol=1e-4 * np.abs(expected).max())
     ridge = found.ridge_embeddings(FEATURES.regions, FEATURES.region_features)
     assert np.allclose(ridge, unit(x @ expected), atol=1e-3)
+    base = unit(FEATURES.regions - FEATURES.regions.mean(0))
+    both = found.regions(FEATURES.regions, FEATURES.region_features)
+    assert np.allclose(both, unit(base + 2 * unit(x @ expected)), atol=1e-3)
     assert np.allclose(found.keywords(FEATURES.keywords), named, atol=1e-5)
 
 
