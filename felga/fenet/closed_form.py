@@ -126,8 +126,8 @@ def rooted(features: npt.NDArray[Any]) -> Vectors:
     return unit(np.sign(x) * np.sqrt(np.abs(x)))
 
 
-def fit(features: Features) -> ClosedForm:
-    """Fit the closed form to the usable pairs.
+def fit(features: Features, pairs: Rows | None = None) -> ClosedForm:
+    """Fit the closed form to ``pairs`` (q,) int64 with regions and keywords; None: to all of these.
 
     A region is told the keywords of its image's text. Half of an image's weight is the whole image's, half
     is shared by its regions; keywords are centred, and divided by the square root of the number of texts
@@ -136,7 +136,7 @@ def fit(features: Features) -> ClosedForm:
     Raises:
         BadInputError: the pairs have no features, or fewer than two distinct keywords.
     """
-    pairs = features.usable
+    pairs = features.usable if pairs is None else pairs
     sums = _Sums.of(features, pairs)
     mean = sums.total / len(pairs)  # (f,)
     spread = sums.moments / len(pairs) - np.outer(mean, mean)  # (f, f)
@@ -158,9 +158,8 @@ def fit(features: Features) -> ClosedForm:
     square += TEXT_RIDGE * max(np.trace(square) / len(square), 1e-6) * np.eye(len(square))
     count = min(COMPONENTS, len(values))
     length = np.sqrt(max(values[:count].sum(), 1e-12))
-    rows = np.concatenate([np.arange(*features.region_offsets[pair : pair + 2]) for pair in pairs])
     return ClosedForm(
-        region_mean=features.regions[rows].mean(0, dtype=np.float64).astype(np.float32),
+        region_mean=(sums.vectors / np.diff(features.region_offsets)[pairs].sum()).astype(np.float32),
         keyword_mean=keyword_mean.astype(np.float32),
         feature_mean=mean.astype(np.float32),
         feature_scale=scale.astype(np.float32),
@@ -174,12 +173,14 @@ class _Sums:
     """Sums over images, float64, from one pass.
 
     Attributes:
+        vectors: (d,) sum of the frozen vectors of all regions.
         total, moments: (f,) and (f, f), sums of f(x) and of its outer products, each image of weight 1.
         words: (u,) rows of the keywords that are predicted.
         texts: (u,) how many texts have each.
         by_word: (u, f) sums of f(x) over the images whose text has the keyword.
     """
 
+    vectors: Floats
     total: Floats
     moments: Floats
     words: Rows
@@ -194,6 +195,7 @@ class _Sums:
         place = np.full(len(features.keywords), -1)
         place[words] = np.arange(len(words))
         length = features.region_features.shape[1]
+        vectors = np.zeros(features.dim)
         total, moments = np.zeros(length), np.zeros((length, length))
         by_word = np.zeros((len(words), length))
         counts = np.diff(features.region_offsets)[pairs]
@@ -201,6 +203,7 @@ class _Sums:
         for some in np.split(pairs, np.flatnonzero(np.diff(block)) + 1):
             rows, owner, weight = _weighted(features, some)
             seen = rooted(features.region_features[rows]).astype(np.float64)
+            vectors += features.regions[rows].sum(0, dtype=np.float64)
             images = np.zeros((len(some), length))  # (b, f)
             np.add.at(images, owner, seen * weight[:, None])
             total += images.sum(0)
@@ -209,7 +212,7 @@ class _Sums:
             for image, pair in zip(images, some, strict=True):
                 at = place[features.keyword_ids[slice(*features.keyword_offsets[pair : pair + 2])]]
                 by_word[at[at >= 0]] += image
-        return cls(total, moments, words, texts, by_word)
+        return cls(vectors, total, moments, words, texts, by_word)
 
 
 def _predicted(features: Features, pairs: Rows) -> tuple[Rows, Floats]:

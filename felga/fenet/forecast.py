@@ -34,5 +34,5 @@ def forecast(features: Features, current: Embedding | None = None) -> tuple[Scor
     order = np.random.default_rng(0).permutation(features.usable)[:MOST_PAIRS]
     held, pairs = np.split(order, [round(HELD_OUT * len(order))])
     validation = Validation(features.take(np.sort(held)))
-    trained = fit(features.take(np.sort(pairs)))
+    trained = fit(features, np.sort(pairs))
     return validation.score(current or Frozen()), validation.score(trained)

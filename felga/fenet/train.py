@@ -169,7 +169,7 @@ class _Run:
         pairs, held = _split(features, recipe, seed)
         self.closed_form: ClosedForm | None = None
         if recipe.network == "locked":
-            self.closed_form = fit(features.take(pairs))
+            self.closed_form = fit(features, pairs)
         self.table = features.table(pairs, device, self.closed_form)
         if recipe.labels == "random":
             self.table = self.table.flipped(seed)
