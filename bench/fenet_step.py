@@ -70,7 +70,7 @@ def on_cpu(steps: int) -> dict[str, object]:
     torch.manual_seed(0)
     net = build(recipe, DIM).train()
     steppers = {
-        name: Stepper(module, table, recipe, recipe.batch, "float32")
+        name: Stepper(module, table, recipe, recipe.batch)
         for name, module in (("one_pass", net), ("two_passes", TwoPasses(net)))
     }
     times: dict[str, list[float]] = {name: [] for name in steppers}
@@ -106,16 +106,17 @@ def on_cpu(steps: int) -> dict[str, object]:
 
 def on_cuda(epochs: int) -> dict[str, object]:
     """Seconds per epoch at COCO-2017 size by precision, and the share of the memory bound."""
-    recipe = make_recipe("paper")
     table = synthetic(COCO_2017, "cuda")
+    recipe = make_recipe("paper")
     weights = 4 * sum(weight.numel() for weight in build(recipe, DIM).parameters())
     # Forward and backward read the weights, the gradient is written; SGD reads three and writes two.
     floor_bytes = 3 * weights + 5 * weights
     found: dict[str, object] = {}
     for precision in ("float32", "bfloat16"):
+        recipe = make_recipe("paper", precision=precision)
         torch.manual_seed(0)
         net = build(recipe, DIM).cuda().train()
-        stepper = Stepper(net, table, recipe, recipe.batch, precision)
+        stepper = Stepper(net, table, recipe, recipe.batch)
         steps = len(table) // recipe.batch
         seconds, losses = [], []
         for _ in range(epochs):

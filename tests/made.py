@@ -75,7 +75,7 @@ def train_fenet(out: Path, path: Path, seed: int = 0) -> Path:
     from felga.store.pairs import features_of
 
     features = features_of(out)
-    plan = make_recipe("residual", pairs=len(features.usable), epochs=1, batch=4, hidden=16)
+    plan = make_recipe("residual", epochs=1, batch=4, hidden=16)
     train(features, plan, seed=seed, out=path, device="cpu")
     return path
 

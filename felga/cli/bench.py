@@ -37,7 +37,7 @@ def bench_coco(
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
     whole: flags.Whole = flags.DEFAULTS.whole,
     pooling: flags.Pooling = None,
-    recipe: Annotated[str, typer.Option(help="paper, residual or auto.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="locked, residual, paper+, paper or auto.")] = "auto",
     settings: flags.Settings = None,
     seeds: Annotated[str, typer.Option(help="Seeds of each trained method, comma-separated.")] = "0,1,2",
     relevance: Annotated[

@@ -16,6 +16,7 @@ from felga.errors import BadInputError, NotFoundError
 from felga.files import shown
 
 if TYPE_CHECKING:
+    from felga.fenet.checkpoint import Checkpoint
     from felga.fenet.features import Features
     from felga.fenet.train import TrainingStep
 
@@ -24,12 +25,13 @@ def train(
     source: Annotated[Path, typer.Argument(help="An index folder, or a features file of --features-out.")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write.")] = Path("fenet.safetensors"),
     recipe: Annotated[
-        str, typer.Option(help="paper, residual, or auto: chosen by the number of pairs.")
+        str, typer.Option(help="locked, residual, paper+, paper, or auto: locked if regions have features.")
     ] = "auto",
     method: Annotated[
         str | None,
         typer.Option(
-            help="felga, dense, sparse, dynamic, global, dense+global or sparse+global. [default: felga]"
+            help="felga, felga+owner, dense, sparse, dynamic, random, global, dense+global or sparse+global. "
+            "[default: the recipe's]"
         ),
     ] = None,
     settings: flags.Settings = None,
@@ -49,7 +51,7 @@ def train(
     from felga.show import curves
 
     features = _features(source)
-    plan = make_recipe(recipe, pairs=len(features.usable), **changes)
+    plan = make_recipe(recipe, has_features=features.region_features is not None, **changes)
     if features_out:
         features.save(features_out)
         say(f"features are in {shown(features_out)}")
@@ -68,8 +70,21 @@ def train(
         f"{shown(out)} is trained on {len(features.usable)} pairs ({features.left_out} left out), "
         f"epoch {fenet.epoch}"
     )
+    if fenet.frozen:
+        say(_held_out(fenet))
     kept = {"checkpoint": shown(out), "sha256": fenet.sha256(), **fenet.history[fenet.epoch - 1]}
     echo(json.dumps(kept, ensure_ascii=only_ascii()))
+
+
+def _held_out(fenet: Checkpoint) -> str:
+    """One line: what frozen and trained vectors scored on the held-out pairs."""
+    from felga.fenet.validation import Score
+
+    frozen = Score(**fenet.frozen)
+    kept = fenet.history[fenet.epoch - 1]
+    trained = Score(kept["discovery"], kept["assignment"])
+    lost = ": the frozen vectors are better, do not apply it" if trained.mean < frozen.mean else ""
+    return f"held-out captions: frozen {frozen}, trained {trained}{lost}"
 
 
 def fenet_apply(

@@ -148,8 +148,9 @@ class _Training:
     def of(cls, source: Encoded, test: Encoded, recipe: str, changes: Mapping[str, Any]) -> _Training:
         features = features_of(source.index.folder)
         check_disjoint(features.pair_ids, test.image_ids())
-        pairs = len(features.usable)
-        plan, base = make_recipe(recipe, pairs=pairs, **changes), make_recipe(recipe, pairs=pairs)
+        has_features = features.region_features is not None
+        plan = make_recipe(recipe, has_features=has_features, **changes)
+        base = make_recipe(recipe, has_features=has_features)
         name = next(name for name, known in RECIPES.items() if known == base)
         train = {**_fingerprint(source), "pairs": len(features), "features": features.fingerprint()}
         about = {**plan.to_json(), "name": name, "changes": dict(changes), "method": "each row its own"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError
+from felga.fenet.closed_form import ClosedForm, unit
 from felga.fenet.recipes import Recipe, from_json
 from felga.files import shown, to_json
 from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.types import RegionFeatures, Vectors
 
 if TYPE_CHECKING:
-    from felga.fenet.model import FENet
+    from felga.fenet.model import Embedder, FENet
 
 LARGEST = 1e18
 """No unit vector may be embedded longer than this before it is normalised: float32 holds its square."""
+OVERFLOW = "its weights are not finite or overflow"
 _FIELDS: dict[str, type] = {
     "dim": int,
     "recipe": dict,
@@ -39,14 +41,17 @@ _FIELDS: dict[str, type] = {
     "epoch": int,
     "sha256": str,
 }
+_LATER = ("frozen", "provenance")
+"""Fields, each an object, that older checkpoints lack."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained FENet and its origin.
+    """A trained FENet and its origin: an :class:`felga.types.Embedding`.
 
     Attributes:
-        arrays: the weights by name, float32.
+        arrays: the weights by name, float32 or float16; of a locked network also those of its
+            :class:`felga.fenet.closed_form.ClosedForm`.
         dim: d, the length of the vectors that it takes.
         recipe, seed: how it was trained.
         encoder, identity: the encoder whose frozen vectors it takes.
@@ -54,6 +59,9 @@ class Checkpoint:
         versions: of felga and torch.
         history: one entry per epoch, :class:`felga.fenet.train.Epoch` as json values.
         epoch: the one that the weights are from, counted from 1.
+        frozen: what the frozen vectors scored on the held-out pairs, ``discovery`` and ``assignment``, where
+            ``history`` says what the network did; empty without held-out pairs.
+        provenance: of a checkpoint that is passed on: its data and their licences; json values.
         device: where the network runs: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
@@ -67,6 +75,8 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     epoch: int = 0
+    frozen: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
     @property
@@ -76,16 +86,13 @@ class Checkpoint:
 
     @property
     def feature_dim(self) -> int | None:
-        """Length of the region features that it takes; None: it takes vectors alone."""
-        return None
+        """f, length of the region features that it takes; None: it takes vectors alone."""
+        return None if self.closed_form is None else len(self.closed_form.feature_mean)
 
-    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
-        """Embeddings (n, d') of regions, as of :class:`felga.types.Embedding`."""
-        return self.apply(vectors)
-
-    def keywords(self, vectors: Vectors) -> Vectors:
-        """Embeddings (n, d') of words, as of :class:`felga.types.Embedding`."""
-        return self.apply(vectors)
+    @cached_property
+    def closed_form(self) -> ClosedForm | None:
+        """The closed form of a locked network; None for a shared one."""
+        return _closed_form(self.arrays) if self.recipe.network == "locked" else None
 
     @cached_property
     def net(self) -> FENet:
@@ -97,35 +104,49 @@ class Checkpoint:
         from felga.fenet.model import network
         from felga.models.device import pick_device
 
-        return network(self.recipe, self.dim, self.arrays).to(pick_device(self.device))
+        weights = {name: array for name, array in self.arrays.items() if name.startswith("net.")}
+        components = 0 if self.closed_form is None else self.closed_form.components.shape[1]
+        return network(self.recipe, self.dim, weights, components).to(pick_device(self.device))
 
-    def apply(self, vectors: Vectors, batch: int = 8192) -> Vectors:
-        """Fragment embeddings of frozen vectors (Eq. 8), in evaluation mode, on :attr:`device`.
+    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
+        """Fragment embeddings of regions (Eq. 8), in evaluation mode, on :attr:`device`.
 
         Args:
             vectors: (n, d) float, rows of length 1.
-            batch: rows at a time.
+            features: (n, f) of a locked network; a shared one ignores them.
 
         Returns:
             (n, d') float32, rows of length 1.
 
         Raises:
-            BadInputError: another length than d, or a vector is not finite.
+            BadInputError: another length than d or f, a value is not finite, or features are missing.
             MissingError: no such device here.
         """
-        import torch
+        return self._embedder.regions(self._checked(vectors), features)
 
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """Fragment embeddings of words, phrases or sentences: (n, d) to (n, d') float32.
+
+        A locked network needs no torch for it. Raises as :meth:`regions`.
+        """
+        vectors = self._checked(vectors)
+        if self.closed_form is not None:
+            return self.closed_form.keywords(vectors)
+        return self._embedder.keywords(vectors)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        from felga.fenet.model import Embedder
+
+        return Embedder(self.net, self.closed_form, self.recipe.ridge)
+
+    def _checked(self, vectors: Vectors) -> Vectors:
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise BadInputError(f"vectors have shape {vectors.shape}; this FENet takes (n, {self.dim})")
         if not np.isfinite(vectors).all():
             raise BadInputError("a vector has a NaN or an infinity: encode it again")
-        device = next(self.net.parameters()).device
-        parts = [
-            self.net.apply_to(torch.tensor(vectors[at : at + batch], device=device), batch).cpu().numpy()
-            for at in range(0, len(vectors), batch)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, self.out), np.float32)
+        return vectors
 
     def sha256(self) -> str:
         """The sha256 of the weights."""
@@ -148,6 +169,8 @@ class Checkpoint:
             "versions": dict(self.versions),
             "history": [dict(epoch) for epoch in self.history],
             "epoch": self.epoch,
+            "frozen": dict(self.frozen),
+            "provenance": dict(self.provenance),
             "sha256": self.sha256(),
         }
         write_arrays(path, "fenet", self.arrays, about)
@@ -207,12 +230,18 @@ def _parsed(arrays: Arrays, about: Mapping[str, Any], device: str) -> Checkpoint
     for epoch in about["history"]:
         if type(epoch) is not dict or not {"epoch", "loss", "rate", "discovery", "assignment"} <= set(epoch):
             raise ValueError("its history is malformed")
+    for name in _LATER:
+        if type(about.get(name, {})) is not dict:
+            raise ValueError(f"its {name} is malformed")
     recipe, dim = from_json(about["recipe"]), about["dim"]
     if dim < 1:
         raise ValueError(f"its dim is {dim}")
-    if len(arrays) != 2 * recipe.layers or {
-        name: (array.shape, array.dtype.name) for name, array in arrays.items()
-    } != {name: (shape, "float32") for name, shape in _shapes(recipe, dim).items()}:
+    count = 2 * recipe.layers + (len(fields(ClosedForm)) if recipe.network == "locked" else 0)
+    if (
+        len(arrays) != count
+        or {name: array.shape for name, array in arrays.items()} != _shapes(recipe, dim, arrays)
+        or not {array.dtype.name for array in arrays.values()} <= {"float32", "float16"}
+    ):
         raise ValueError("its weights do not have the shapes that its recipe and dim describe")
     return Checkpoint(
         arrays=arrays,
@@ -221,6 +250,7 @@ def _parsed(arrays: Arrays, about: Mapping[str, Any], device: str) -> Checkpoint
         history=tuple(about["history"]),
         **{name: about[name] for name in ("dim", "seed", "encoder", "identity", "fingerprint", "versions")},
         epoch=about["epoch"],
+        **{name: about.get(name, {}) for name in _LATER},
     )
 
 
@@ -229,9 +259,22 @@ def _layers(recipe: Recipe) -> list[str]:
     return [f"net.{3 * layer}" for layer in range(recipe.layers)]
 
 
-def _shapes(recipe: Recipe, dim: int) -> dict[str, tuple[int, ...]]:
-    widths = [dim, *[recipe.hidden] * (recipe.layers - 1), recipe.length_of(dim)]
+def _closed_form(arrays: Mapping[str, npt.NDArray[Any]]) -> ClosedForm:
+    return ClosedForm(**{entry.name: arrays[entry.name] for entry in fields(ClosedForm)})
+
+
+def _shapes(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all weights; the numbers of features and components are those of ``components``."""
     shapes: dict[str, tuple[int, ...]] = {}
+    components = 0
+    if recipe.network == "locked":
+        found = arrays["components"].shape if "components" in arrays else ()
+        if len(found) != 2 or 0 in found:
+            raise ValueError("its components are not a matrix")
+        length, components = found
+        shapes |= {"region_mean": (dim,), "keyword_mean": (dim,), "feature_mean": (length,)}
+        shapes |= {"feature_scale": (length,), "components": found, "ridge": (length, dim)}
+    widths = [dim + components, *[recipe.hidden] * (recipe.layers - 1), recipe.length_of(dim)]
     for layer, fan_in, fan_out in zip(_layers(recipe), widths, widths[1:], strict=False):
         shapes[f"{layer}.weight"], shapes[f"{layer}.bias"] = (fan_out, fan_in), (fan_out,)
     return shapes
@@ -243,19 +286,41 @@ def unusable(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -
     The lengths of the layers' outputs are bounded by Frobenius norms, so finite weights that pass cannot
     overflow for any unit vector. A few vectors are embedded to see that their length is not 0.
     """
-    bound = 1.0
-    moved = np.random.default_rng(0).standard_normal((4, dim)).astype(np.float32)
-    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    start = moved
-    with np.errstate(over="ignore", invalid="ignore"):
+    weights = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    rng = np.random.default_rng(0)
+    moved = unit(rng.standard_normal((4, dim)))
+    bound = recipe.input_scale
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if recipe.network == "locked":
+            closed_form = _closed_form(weights)
+            bound = max(recipe.input_scale, 1) * _input_bound(closed_form) + recipe.ridge
+            if not bound <= LARGEST:  # NaN, too
+                return OVERFLOW
+            if not (np.linalg.norm(moved - closed_form.keyword_mean, axis=1) > 1e-6).all():
+                return "it embeds keywords with length 0"
+            seen = rng.standard_normal((4, len(closed_form.feature_mean))).astype(np.float16)
+            moved = closed_form.inputs(moved, seen)
+        start, moved = moved, moved * np.float32(recipe.input_scale)
         for number, layer in enumerate(_layers(recipe)):
-            weight, bias = arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]
+            weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
             bound = bound * float(np.linalg.norm(weight)) + float(np.linalg.norm(bias))
             if not bound <= LARGEST:  # NaN, too
-                return "its weights are not finite or overflow"
+                return OVERFLOW
             moved = (np.maximum(moved, 0) if number else moved) @ weight.T + bias  # (4, width)
     if recipe.residual:
-        moved = start + moved
+        moved = start[:, :dim] + moved
     if not (np.linalg.norm(moved, axis=1) > 1e-6).all():
         return "it embeds vectors with length 0"
     return None
+
+
+def _input_bound(closed_form: ClosedForm) -> float:
+    """What bounds a locked network's inputs and ridge embeddings before normalisation; NaN or infinite if a
+    value of the closed form is, or if a scale is not above 0."""
+    scale = closed_form.feature_scale
+    if not ((scale > 0) & np.isfinite(scale)).all():
+        return float("inf")
+    seen = float(np.linalg.norm((1 + np.abs(closed_form.feature_mean)) / scale))
+    matrices = np.linalg.norm(closed_form.components), np.linalg.norm(closed_form.ridge)
+    means = np.linalg.norm(closed_form.region_mean), np.linalg.norm(closed_form.keyword_mean)
+    return 1.0 + seen * float(sum(matrices)) + float(sum(means))

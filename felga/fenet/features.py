@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from felga.errors import BadInputError
+from felga.fenet.closed_form import ClosedForm
 from felga.files import shown
 from felga.models.arrays import read_arrays, write_arrays
 from felga.search.segments import check_offsets, check_unit
-from felga.types import Flags, Rows, Vectors
+from felga.types import Flags, RegionFeatures, Rows, Vectors
+
+_OPTIONAL = ("region_features", "whole")
+"""Arrays with a row for each region that a :class:`Features` may lack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +42,13 @@ class Features:
         pair_ids: p names; empty: "0", "1", ...
         keyword_texts: u strings, or None if unknown; informative only.
         encoder, identity: the encoder of the vectors; recorded in the checkpoint.
+        region_features: (n, f) float16, what the encoder's network saw of each region
+            (:class:`felga.types.FeatureEncoder`); None: it does not say.
+        whole: (n,) bool, regions that are the whole image; None: unknown, taken as none.
 
     Raises:
-        BadInputError: shapes, offsets or ids do not fit, or a vector is not finite and of length 1.
+        BadInputError: shapes, offsets or ids do not fit, a vector is not finite and of length 1, or a feature
+            is not finite.
     """
 
     regions: Vectors
@@ -52,6 +60,8 @@ class Features:
     keyword_texts: tuple[str, ...] | None = None
     encoder: str = ""
     identity: Mapping[str, Any] = field(default_factory=dict)
+    region_features: RegionFeatures | None = None
+    whole: Flags | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # frozen: this only converts the arrays to their types
@@ -59,6 +69,9 @@ class Features:
             put(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
         for name in ("region_offsets", "keyword_ids", "keyword_offsets"):
             put(self, name, np.ascontiguousarray(getattr(self, name), np.int64))
+        for name, kind in (("region_features", np.float16), ("whole", np.bool_)):
+            if getattr(self, name) is not None:
+                put(self, name, np.ascontiguousarray(getattr(self, name), kind))
         put(self, "pair_ids", tuple(self.pair_ids) or tuple(str(i) for i in range(len(self))))
         if self.keyword_texts is not None:
             put(self, "keyword_texts", tuple(self.keyword_texts))
@@ -71,6 +84,7 @@ class Features:
                     f"{name} vectors have shape {vectors.shape}, expected (n, d) with the same d for both"
                 )
             check_unit(vectors, name)
+        self._check_region_features()
         check_offsets(self.region_offsets, len(self.regions))
         check_offsets(self.keyword_offsets, len(self.keyword_ids))
         if len(self.keyword_offsets) != len(self.region_offsets):
@@ -85,6 +99,16 @@ class Features:
             raise BadInputError(f"{len(self.pair_ids)} pair ids for {len(self)} pairs")
         if self.keyword_texts is not None and len(self.keyword_texts) != len(self.keywords):
             raise BadInputError(f"{len(self.keyword_texts)} keyword texts for {len(self.keywords)} keywords")
+
+    def _check_region_features(self) -> None:
+        seen, whole, regions = self.region_features, self.whole, len(self.regions)
+        if seen is not None:
+            if seen.ndim != 2 or len(seen) != regions or not seen.shape[1]:
+                raise BadInputError(f"region features have shape {seen.shape}, expected ({regions}, f)")
+            if not np.isfinite(seen).all():
+                raise BadInputError("a feature of a region is not finite: encode the images again")
+        if whole is not None and whole.shape != (regions,):
+            raise BadInputError(f"whole has shape {whole.shape}, expected ({regions},), one per region")
 
     def __len__(self) -> int:
         """Number of pairs, including those without regions or keywords."""
@@ -117,7 +141,9 @@ class Features:
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         names = ("regions", "region_offsets", "keywords", "keyword_ids", "keyword_offsets")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {
+            name: array for name in _OPTIONAL if (array := getattr(self, name)) is not None
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a features file (safetensors), whole or not at all; errors of :func:`write_arrays`."""
@@ -171,17 +197,31 @@ class Features:
         return replace(
             self,
             regions=self.regions[rows["region"][0]],
+            **{
+                name: array[rows["region"][0]]
+                for name in _OPTIONAL
+                if (array := getattr(self, name)) is not None
+            },
             region_offsets=rows["region"][1],
             keyword_ids=self.keyword_ids[rows["keyword"][0]],
             keyword_offsets=rows["keyword"][1],
             pair_ids=tuple(self.pair_ids[pair] for pair in pairs),
         )
 
-    def table(self, pairs: Rows, device: str | torch.device = "cpu") -> Table:
+    def without(self, keywords: Rows) -> Features:
+        """No pair has the ``keywords`` (w,) int64 any more; their vectors and ids stay."""
+        kept = ~np.isin(self.keyword_ids, keywords)  # (m,)
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return replace(self, keyword_ids=self.keyword_ids[kept], keyword_offsets=before[self.keyword_offsets])
+
+    def table(
+        self, pairs: Rows, device: str | torch.device = "cpu", closed_form: ClosedForm | None = None
+    ) -> Table:
         """Move ``pairs`` to a device: every vector once, and the rows of each pair.
 
         Args:
             pairs: (q,) int64, pairs with regions and keywords (:attr:`usable`).
+            closed_form: of a locked network, whose inputs and text embeddings are made here, once.
         """
         pairs = np.asarray(pairs, np.int64)
         sides = [
@@ -194,6 +234,12 @@ class Features:
             real=torch.from_numpy(np.concatenate([side[1] for side in sides], 1)).to(device),  # (q, r + k)
             regions=sides[0][0].shape[1],
             first_keyword=len(self.regions),
+            inputs=None
+            if closed_form is None
+            else torch.from_numpy(closed_form.inputs(self.regions, self.region_features)).to(device),
+            texts=None
+            if closed_form is None
+            else torch.from_numpy(closed_form.keywords(self.keywords)).to(device),
         )
 
 
@@ -219,6 +265,9 @@ class Table:
         real: (q, r + k) bool, False for a pad.
         regions: r.
         first_keyword: n, the row of ``vectors`` where the keywords begin.
+        inputs: (n, i) float32, what a locked network takes of each region; None with a shared one.
+        texts: (u, d) float32, the text embeddings of a locked network; None with a shared one.
+        flips: (q, r, k) bool, a coin flipped for each region and keyword; None unless they are labels.
     """
 
     vectors: Tensor
@@ -226,18 +275,38 @@ class Table:
     real: Tensor
     regions: int
     first_keyword: int
+    inputs: Tensor | None = None
+    texts: Tensor | None = None
+    flips: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, index: Tensor) -> Table:
         """Only the pairs ``index`` (s,) int64; the vectors are shared, not copied."""
-        return replace(self, rows=self.rows[index], real=self.real[index])
+        flips = None if self.flips is None else self.flips[index]
+        return replace(self, rows=self.rows[index], real=self.real[index], flips=flips)
+
+    def flipped(self, seed: int) -> Table:
+        """With a coin flipped for each region and keyword of each pair."""
+        shape = len(self), self.regions, self.rows.shape[1] - self.regions
+        flips = np.random.default_rng(seed).random(shape, np.float32) < 0.5  # (q, r, k)
+        return replace(self, flips=torch.from_numpy(flips).to(self.rows.device))
 
     def batch(self, index: Tensor) -> Batch:
         """The pairs ``index`` (b,) int64, gathered on the device; shapes depend only on b."""
         rows = self.rows[index]  # (b, r + k)
-        return Batch(self.vectors[rows], self.real[index], rows[:, self.regions :], self.regions)
+        regions, keywords = rows[:, : self.regions], rows[:, self.regions :]  # (b, r), (b, k)
+        return Batch(
+            self.vectors[rows],
+            self.real[index],
+            keywords,
+            self.regions,
+            inputs=None if self.inputs is None else self.inputs[regions],
+            # A pad points to row 0, a region.
+            texts=None if self.texts is None else self.texts[(keywords - self.first_keyword).clamp(min=0)],
+            flips=None if self.flips is None else self.flips[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -249,12 +318,16 @@ class Batch:
         real: (b, r + k) bool.
         keyword_ids: (b, k) int64, equal for equal keywords; meaningless where padded.
         regions: r.
+        inputs, texts, flips: (b, r, i), (b, k, d) and (b, r, k) of :class:`Table`, or None.
     """
 
     vectors: Tensor
     real: Tensor
     keyword_ids: Tensor
     regions: int
+    inputs: Tensor | None = None
+    texts: Tensor | None = None
+    flips: Tensor | None = None
 
     @property
     def real_regions(self) -> Tensor:

@@ -8,7 +8,15 @@ regions. Each direction is the mean over its anchors instead of the sum, so that
 the batch size. An anchor without positives or without negatives contributes nothing.
 
 With a temperature t, similarities and margins are divided by t inside the exponentials; t = 1 is Eq. 10 as
-printed. As printed, a margin (lambda 1, lambda 2) is a constant: it shifts the loss, never its gradient.
+printed. As printed, a margin (lambda 1, lambda 2) is a constant: it shifts the loss, never its gradient. A
+hinge around the bracket, as in the lifted loss that Eq. 10 cites, would change nothing: with cosines and 8
+pairs the bracket is at least ln 70 + .5 - 2 = 2.7 (local), ln 7 + .5 - 2 = .45 (global).
+
+With t = 1 on cosines both logarithms are nearly linear, and embeddings collapse to a few directions. Measured
+on coco-mini with conse (hidden 512, 6 epochs, one seed): the participation ratio of the covariance of region
+embeddings falls from 29 to 3, discovery / assignment mAP to 33.2 / 39.3, where frozen vectors have 45.8 /
+43.5; no other reading of Eq. 10 mends it. With t = .1, inputs of length 10 and the rate .01 it is 49.4 / 45.4
+(ratio 13): the recipe ``paper+``.
 """
 
 from __future__ import annotations

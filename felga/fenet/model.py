@@ -1,45 +1,59 @@
-"""FENet: from frozen fragment vectors to fragment embeddings (FELGA, 3.2.4, Eq. 8)."""
+"""FENet: from frozen fragments to fragment embeddings (FELGA, 3.2.4, Eq. 8)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from felga.errors import BadInputError
+from felga.fenet.closed_form import ClosedForm, unit
 from felga.fenet.recipes import Recipe
 from felga.models.arrays import Arrays
+from felga.types import RegionFeatures, Vectors
 
 LAYERS = 3
 """Linear layers of the paper's FENet (4.5)."""
 
 
 class FENet(nn.Module):
-    """Eq. 8: one network for both regions and keywords; its output has length 1.
+    """Eq. 8: a network for both regions and keywords, or locked: for regions alone. Its output has length 1.
 
     ``layers`` linear layers with ReLU and dropout in between, as in the paper (4.5): 4096-4096-512. With
-    ``residual`` the last layer starts at zero and its output is added to the input, so that training
-    starts from the frozen vectors; the output then has the input's length.
+    ``residual`` the last layer starts at zero and its output is added to the first ``out`` entries of the
+    input, so that training starts from the frozen vectors; a locked network has principal components of the
+    features behind them.
 
     Args:
-        dim: d, length of the frozen vectors.
+        dim: length of the input: d, or d + c.
         hidden: width of the hidden layers; unused with one layer.
-        out: d', length of the output; with ``residual`` it must be ``dim``.
+        out: d', length of the output; with ``residual`` at most ``dim``.
         layers: number of linear layers.
         dropout: share of hidden units dropped in training.
         residual: see above.
+        scale: of the input of the first layer.
     """
 
     def __init__(
-        self, dim: int, hidden: int, out: int, *, layers: int = LAYERS, dropout: float, residual: bool
+        self,
+        dim: int,
+        hidden: int,
+        out: int,
+        *,
+        layers: int = LAYERS,
+        dropout: float,
+        residual: bool,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if residual and out != dim:
-            raise ValueError(f"out of a residual FENet must be its input's length {dim}, got {out}")
-        self.dim, self.out, self.residual = dim, out, residual
+        if residual and out > dim:
+            raise ValueError(f"out of a residual FENet must be at most its input's length {dim}, got {out}")
+        self.dim, self.out, self.residual, self.scale = dim, out, residual, scale
         parts: list[nn.Module] = []
         width = dim
         for _ in range(layers - 1):
@@ -52,40 +66,76 @@ class FENet(nn.Module):
         self.net = nn.Sequential(*parts, last)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Frozen unit vectors (..., d) to fragment embeddings (..., d') of length 1."""
-        moved = cast(Tensor, self.net(vectors)).to(vectors.dtype)  # (..., d'); bfloat16 under autocast
-        return nn.functional.normalize(vectors + moved if self.residual else moved, dim=-1)
+        """Unit vectors, or a locked network's inputs, (..., dim) to embeddings (..., d') of length 1."""
+        inputs = vectors * self.scale if self.scale != 1 else vectors
+        moved = cast(Tensor, self.net(inputs)).to(vectors.dtype)  # (..., d'); bfloat16 under autocast
+        if self.residual:
+            moved = moved + vectors[..., : self.out]
+        return nn.functional.normalize(moved, dim=-1)
 
     @torch.inference_mode()
-    def apply_to(self, vectors: Tensor, batch: int = 8192) -> Tensor:
-        """:meth:`forward` in evaluation mode over (n, d), ``batch`` rows at a time: (n, d')."""
-        was_training = self.training
+    def embed(self, vectors: Vectors, batch: int = 8192) -> Vectors:
+        """:meth:`forward` in evaluation mode, on the network's device: (n, dim) to (n, d') float32."""
+        was_training, device = self.training, next(self.parameters()).device
         self.eval()
         try:
-            if not len(vectors):
-                return vectors.new_empty(0, self.out)
-            return torch.cat([self(part) for part in torch.split(vectors, batch)])  # (n, d')
+            parts = [np.empty((0, self.out), np.float32)]
+            for at in range(0, len(vectors), batch):
+                part = torch.tensor(vectors[at : at + batch], dtype=torch.float32, device=device)
+                parts.append(self(part).cpu().numpy())
+            return np.concatenate(parts)
         finally:
             self.train(was_training)
 
 
-def build(recipe: Recipe, dim: int) -> FENet:
-    """The untrained network of a recipe for frozen vectors of length ``dim``."""
+@dataclass(frozen=True)
+class Embedder:
+    """The :class:`felga.types.Embedding` of a network: shared, or locked with a closed form beside it.
+
+    Attributes:
+        ridge: of the recipe.
+    """
+
+    net: FENet
+    closed_form: ClosedForm | None
+    ridge: float
+
+    def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
+        """Eq. 8, or locked: the network's output plus ``ridge`` times the ridge embedding, of length 1.
+
+        Raises:
+            BadInputError: a locked network gets no features, or such of another length.
+        """
+        if self.closed_form is None:
+            return self.net.embed(vectors)
+        moved = self.net.embed(self.closed_form.inputs(vectors, features))
+        return unit(moved + self.ridge * self.closed_form.ridge_embeddings(vectors, features))
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """Eq. 8, or locked: the closed form's fixed map."""
+        return self.net.embed(vectors) if self.closed_form is None else self.closed_form.keywords(vectors)
+
+
+def build(recipe: Recipe, dim: int, components: int = 0) -> FENet:
+    """The untrained network for vectors of length ``dim``, with ``components`` beside them if locked."""
     return FENet(
-        dim,
+        dim + components,
         recipe.hidden,
         recipe.length_of(dim),
         layers=recipe.layers,
         dropout=recipe.dropout,
         residual=recipe.residual,
+        scale=recipe.input_scale,
     )
 
 
-def network(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -> FENet:
-    """The network with trained weights, in evaluation mode; they share the memory of ``arrays``."""
+def network(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]], components: int = 0) -> FENet:
+    """The network with trained weights, in evaluation mode; float32 ones share the memory of ``arrays``."""
     with torch.device("meta"):  # no weights are allocated or drawn
-        net = build(recipe, dim)
-    net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, assign=True)
+        net = build(recipe, dim, components)
+    net.load_state_dict(
+        {name: torch.from_numpy(array).float() for name, array in arrays.items()}, assign=True
+    )
     return net.eval()
 
 

@@ -1,4 +1,4 @@
-"""The FENets that come with felga, one per encoder at most."""
+"""The checkpoints that ship inside the package, by the encoder that they belong to."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from felga.fenet.checkpoint import load_fenet
 from felga.files import to_json
+from felga.models.arrays import read_about
 
-WEIGHTS = Path(__file__).with_name("weights")
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def packaged(identity: Mapping[str, Any]) -> Path | None:
-    """The checkpoint that was trained on the vectors of an encoder with this identity, if there is one."""
+    """The shipped checkpoint for an encoder of exactly this identity; None if there is none.
+
+    Only the metadata of the files are read, and torch is not imported.
+    """
+    wanted = to_json(dict(identity))
     for path in sorted(WEIGHTS.glob("*.safetensors")):
-        if to_json(dict(load_fenet(path).identity)) == to_json(dict(identity)):
+        if to_json(read_about(path, "fenet")["identity"]) == wanted:
             return path
     return None

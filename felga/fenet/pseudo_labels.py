@@ -57,6 +57,11 @@ def dynamic(similarity: Tensor, real_regions: Tensor, real_keywords: Tensor) -> 
     return places & (similarity >= mean[:, None, None] - ROUNDING)
 
 
+def random(flips: Tensor, real_regions: Tensor, real_keywords: Tensor) -> Tensor:
+    """Labels that know nothing (not in the paper): the ``flips`` (b, r, k) bool of a coin. (b, r, k) bool."""
+    return flips & _places(real_regions, real_keywords)
+
+
 def global_labels(pairs: int, device: torch.device | None = None) -> Tensor:
     """Eq. 7: an image belongs only to its own text. (b, b) bool."""
     return torch.eye(pairs, dtype=torch.bool, device=device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from felga.fenet.features import Batch, Table
 from felga.fenet.model import FENet
 from felga.fenet.recipes import Recipe
 
-Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 WARM_UP = 3
 """Steps that CUDA needs before a graph can be recorded; their effect is undone."""
 
@@ -21,8 +19,7 @@ WARM_UP = 3
 def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False) -> Tensor:
     """Eq. 13 of one batch, with the additions of the recipe.
 
-    One forward pass embeds regions and keywords together (Eq. 8): the weights are read once. Without a local
-    loss, the global one has weight 1: lambda 3 weighs it against the local one.
+    Without a local loss, the global one has weight 1: lambda 3 weighs it against the local one.
 
     Args:
         bfloat16: multiply by the weights in bfloat16; lengths, similarities and losses stay float32.
@@ -30,11 +27,11 @@ def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False)
     Returns:
         () float32.
     """
-    b, r = len(batch.real), batch.regions
+    b = len(batch.real)
     # The cast cache must be off: a recorded step would keep the weights of the first step.
     with torch.autocast(batch.vectors.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-        embedded = net(batch.vectors)  # (b, r + k, d')
-    similarity = embedded[:, :r].flatten(0, 1) @ embedded[:, r:].flatten(0, 1).T  # (b * r, b * k), Eq. 9
+        regions, keywords = _embedded(net, batch)  # (b, r, d'), (b, k, d')
+    similarity = regions.flatten(0, 1) @ keywords.flatten(0, 1).T  # (b * r, b * k), Eq. 9
     form = partial(losses.FORMS[recipe.form], temperature=recipe.temperature)
     local = across = similarity.new_zeros(())
     if recipe.labels is not None:
@@ -52,11 +49,22 @@ def batch_loss(net: FENet, batch: Batch, recipe: Recipe, bfloat16: bool = False)
     return loss
 
 
+def _embedded(net: FENet, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Regions (b, r, d') and keywords (b, k, d') of a batch (Eq. 8)."""
+    if batch.inputs is not None and batch.texts is not None:
+        return net(batch.inputs), batch.texts
+    embedded = net(batch.vectors)  # together: the weights are read once
+    return embedded[:, : batch.regions], embedded[:, batch.regions :]
+
+
 def _labels(batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """The local pseudo-labels of a batch: positive and negative (b * r, b * k)."""
     real = batch.real_regions, batch.real_keywords
     if recipe.labels == "dense":
         labels = pseudo_labels.dense(*real)  # (b, r, k)
+    elif recipe.labels == "random":
+        assert batch.flips is not None  # of Table.flipped
+        labels = pseudo_labels.random(batch.flips, *real)
     else:
         rule = pseudo_labels.sparse if recipe.labels == "sparse" else pseudo_labels.dynamic
         labels = rule(batch.frozen_similarity(), *real)
@@ -73,12 +81,12 @@ class Stepper:
     ``index`` and, on CUDA, the rate from the device, and adds its loss to ``loss_sum`` there.
     """
 
-    def __init__(self, net: FENet, table: Table, recipe: Recipe, batch: int, precision: Precision) -> None:
+    def __init__(self, net: FENet, table: Table, recipe: Recipe, batch: int) -> None:
         self.net, self.table, self.recipe = net, table, recipe
         device = table.vectors.device
         self.cuda = device.type == "cuda"
-        self.bfloat16 = precision == "bfloat16" or (
-            precision == "auto" and self.cuda and torch.cuda.is_bf16_supported()
+        self.bfloat16 = recipe.precision == "bfloat16" or (
+            recipe.precision == "auto" and self.cuda and torch.cuda.is_bf16_supported()
         )
         self.rate = torch.tensor(recipe.rate, device=device) if self.cuda else recipe.rate
         self.optimiser = torch.optim.SGD(

@@ -13,15 +13,16 @@ import torch
 
 from felga.errors import BadInputError, DivergedError
 from felga.fenet.checkpoint import Checkpoint, unusable
-from felga.fenet.features import Features, Table
-from felga.fenet.model import arrays_of, build, put_arrays
+from felga.fenet.closed_form import ClosedForm, fit
+from felga.fenet.features import Features
+from felga.fenet.model import Embedder, arrays_of, build, put_arrays
 from felga.fenet.recipes import Recipe, make_recipe
-from felga.fenet.step import Precision, Stepper
+from felga.fenet.step import Stepper
 from felga.fenet.validation import Score, Validation
 from felga.files import canonical, shown
 from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.models.device import pick_device
-from felga.types import Rows
+from felga.types import Frozen, Rows
 from felga.version import __version__
 
 MOST_VALIDATION_PAIRS = 1000
@@ -81,7 +82,6 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
-    precision: Precision = "auto",
     progress: Callable[[TrainingStep], None] | None = None,
 ) -> Checkpoint:
     """Train FENet on the pairs that have both regions and keywords.
@@ -90,12 +90,11 @@ def train(
     whether or not the training was interrupted. PyTorch's global random state is left unchanged.
 
     Args:
-        recipe: None: ``make_recipe("auto", pairs=...)``.
+        recipe: None: that of ``auto`` (:func:`felga.fenet.recipes.make_recipe`).
         seed: of weights, order, dropout and the split.
         out: the checkpoint to write; until it is done, ``out`` + ``.training`` holds the last epoch's state.
         resume: continue from that state, or start anew if there is none.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: of the products with the weights; ``auto``: bfloat16 on a CUDA device that supports it.
         progress: called with each :class:`TrainingStep`.
 
     Returns:
@@ -103,24 +102,23 @@ def train(
         (:mod:`felga.fenet.validation`), or of the last epoch without validation.
 
     Raises:
-        BadInputError: fewer than two usable pairs; the state to resume is of another training or damaged.
+        BadInputError: fewer than two usable pairs; a locked network and no features; the state to resume is
+            of another training or damaged.
         DivergedError: the loss is not finite, or the network has become unusable.
         MissingError: no such device.
         StorageError: the checkpoint or the state cannot be written.
     """
-    recipe = recipe or make_recipe("auto", pairs=len(features.usable))
+    recipe = recipe or make_recipe("auto", has_features=features.region_features is not None)
     where = pick_device(device)
-    table, validation = _tables(features, recipe, seed, where)
     about: dict[str, Any] = {
         "recipe": recipe.to_json(),
         "seed": seed,
         "fingerprint": features.fingerprint(),
         "device": where.type,
-        "precision": precision,
     }
     state = None if out is None else Path(f"{out}.training")
     with torch.random.fork_rng(devices=[where.index or 0] if where.type == "cuda" else []):
-        run = _Run(recipe, seed, table, validation, precision, progress)
+        run = _Run(recipe, seed, features, where, progress)
         if resume and state is not None and state.exists():
             run.restore(state, about)
         while not run.finished:
@@ -133,19 +131,6 @@ def train(
     if state is not None:
         state.unlink(missing_ok=True)
     return checkpoint
-
-
-def _tables(
-    features: Features, recipe: Recipe, seed: int, device: torch.device
-) -> tuple[Table, Validation | None]:
-    """The pairs to train on, and the validation if any keyword of those held out can be a query."""
-    fit, held = _split(features, recipe, seed)
-    table = features.table(np.concatenate([fit, held]), device)
-    rows = torch.arange(len(table), device=device)
-    validation = Validation(table.select(rows[len(fit) :])) if len(held) else None
-    if validation is not None and not len(validation.queries):
-        validation = None
-    return table.select(rows[: len(fit)]), validation
 
 
 def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:
@@ -161,6 +146,14 @@ def _split(features: Features, recipe: Recipe, seed: int) -> tuple[Rows, Rows]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
+def _validation(features: Features, held: Rows) -> tuple[Validation | None, Score | None]:
+    """The validation and what the frozen vectors score; None if no keyword of ``held`` can be a query."""
+    validation = Validation(features.take(held))
+    if not len(validation.queries):
+        return None, None
+    return validation, validation.score(Frozen())
+
+
 class _Run:
     """The state of a training; made and used under one fork of torch's random state."""
 
@@ -168,22 +161,29 @@ class _Run:
         self,
         recipe: Recipe,
         seed: int,
-        table: Table,
-        validation: Validation | None,
-        precision: Precision,
+        features: Features,
+        device: torch.device,
         progress: Callable[[TrainingStep], None] | None,
     ) -> None:
-        self.recipe, self.seed, self.table, self.validation = recipe, seed, table, validation
-        self.progress = progress
-        self.batch = min(recipe.batch, len(table))
-        self.steps = len(table) // self.batch
+        self.recipe, self.seed, self.progress = recipe, seed, progress
+        pairs, held = _split(features, recipe, seed)
+        self.closed_form: ClosedForm | None = None
+        if recipe.network == "locked":
+            self.closed_form = fit(features, pairs)
+        self.table = features.table(pairs, device, self.closed_form)
+        if recipe.labels == "random":
+            self.table = self.table.flipped(seed)
+        self.validation, self.frozen = _validation(features, held)
+        self.batch = min(recipe.batch, len(self.table))
+        self.steps = len(self.table) // self.batch
         self.history: list[Epoch] = []
         self.best: Arrays = {}
         self.best_epoch, self.best_score = 0, -np.inf
         self.started, self.done_here = time.monotonic(), 0
         torch.manual_seed(seed)
-        self.net = build(recipe, table.vectors.shape[1]).to(table.vectors.device).train()
-        self.stepper = Stepper(self.net, table, recipe, self.batch, precision)
+        components = 0 if self.closed_form is None else self.closed_form.components.shape[1]
+        self.net = build(recipe, features.dim, components).to(device).train()
+        self.stepper = Stepper(self.net, self.table, recipe, self.batch)
 
     @property
     def finished(self) -> bool:
@@ -216,7 +216,8 @@ class _Run:
                 if not last:
                     self._report(epoch, step, loss / since, rate)
                     since = 0
-        score = self.validation.score(self.net.apply_to) if self.validation is not None else None
+        embedder = Embedder(self.net, self.closed_form, self.recipe.ridge)
+        score = self.validation.score(embedder) if self.validation is not None else None
         self.history.append(
             Epoch(
                 epoch + 1,
@@ -253,10 +254,14 @@ class _Run:
         Raises:
             DivergedError: its weights are not finite, or overflow.
         """
-        if wrong := unusable(self.recipe, features.dim, self.best):
+        arrays = self.best
+        if self.closed_form is not None:  # rounded: the similarities of embeddings change by less than .001
+            arrays = {name: array.astype(np.float16) for name, array in self.best.items()}
+            arrays |= self.closed_form.arrays()
+        if wrong := unusable(self.recipe, features.dim, arrays):
             raise DivergedError(f"the trained network is unusable, {wrong}: train with a lower rate")
         return Checkpoint(
-            arrays=self.best,
+            arrays=arrays,
             dim=features.dim,
             recipe=self.recipe,
             seed=self.seed,
@@ -266,6 +271,7 @@ class _Run:
             versions={"felga": __version__, "torch": torch.__version__},
             history=tuple(asdict(epoch) for epoch in self.history),
             epoch=self.best_epoch,
+            frozen={} if self.frozen is None else self.frozen._asdict(),
             device=device,
         )
 

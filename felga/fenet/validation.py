@@ -2,26 +2,25 @@
 
 It mirrors the two tasks of the paper (3.1, 4.3) without annotations. *Discovery*: each keyword that occurs in
 2 to 50 % of the texts is a query over the images; relevant are the images whose text has the keyword.
-*Assignment*: for each such keyword and each image whose text has it, the image's region that is most similar
-to the keyword by frozen vectors is a query over the texts; relevant are the texts that have the keyword. Both
-are means of average precision, ranked and scored as everywhere (:mod:`felga.search`).
+*Assignment*: for each such keyword, every region of every image whose text has it is a query over the texts;
+relevant are the texts that have the keyword. Both are means of average precision, ranked and scored as
+everywhere (:mod:`felga.search`).
+
+A class name may be a word that no caption has. To judge a recipe on such words, train it on pairs
+:meth:`~felga.fenet.features.Features.without` some of the queries, and score these alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from felga.errors import BadInputError, DivergedError
-from felga.fenet.features import Table
+from felga.fenet.features import Features
 from felga.search.average_precision import metrics
 from felga.search.matrix import owner_metrics, owner_scores
-from felga.search.segments import segment_max
-from felga.types import Flags, Rows, Vectors
+from felga.types import Embedding, Flags, Rows, Vectors
 
 RAREST, COMMONEST = 0.02, 0.5
 """Share of the texts that a keyword must occur in to be a query."""
@@ -38,71 +37,63 @@ class Score(NamedTuple):
         """The criterion for choosing a checkpoint."""
         return (self.discovery + self.assignment) / 2
 
+    def __str__(self) -> str:
+        return f"{100 * self.discovery:.1f} / {100 * self.assignment:.1f}"
+
 
 class Validation:
-    """Held-out pairs with their queries, ready to score a network again and again.
+    """Held-out pairs with their queries, ready to score embeddings again and again.
 
     Attributes:
-        queries: (w,) the keywords that are queries of discovery.
+        queries: (w,) rows of ``features.keywords``, the keywords that are queries.
     """
 
-    def __init__(self, table: Table) -> None:
-        """Args: table: the held-out pairs, on the device of the network."""
-        rows, real = table.rows.cpu().numpy(), table.real.cpu().numpy()
-        used = np.unique(rows[real])  # ascending: regions stay before keywords
-        at = torch.from_numpy(used).to(table.vectors.device)
-        self._vectors = table.vectors[at]  # (n + u, d), those of these pairs alone
-        self._regions = int((used < table.first_keyword).sum())  # n
-        local = np.searchsorted(used, rows)  # meaningless where padded
-        self._region_rows, self._region_offsets = _ragged(local[:, : table.regions], real[:, : table.regions])
-        keywords, self._keyword_offsets = _ragged(local[:, table.regions :], real[:, table.regions :])
-        self._keyword_rows = keywords - self._regions
+    def __init__(self, features: Features) -> None:
+        """Args: features: the held-out pairs."""
+        self._features = features = features.take(features.usable)
+        self._keywords, rows = np.unique(features.keyword_ids, return_inverse=True)  # (u,), (m,)
+        self._keyword_rows = rows.astype(np.int64)
+        counts = np.diff(features.keyword_offsets)
+        has = np.zeros((len(features), len(self._keywords)), bool)  # has[i, u]: text i has keyword u
+        has[np.repeat(np.arange(len(features)), counts), self._keyword_rows] = True
+        share = has.sum(0) / max(len(features), 1)
+        self._places: Rows = np.flatnonzero((share >= RAREST) & (share <= COMMONEST))  # (w,)
+        self.queries: Rows = self._keywords[self._places]
+        self._relevant: Flags = has[:, self._places].T.copy()  # (w, q)
+        image = np.repeat(np.arange(len(features)), np.diff(features.region_offsets))  # (n,)
+        self._word, self._region = np.nonzero(self._relevant[:, image])  # (a,) each: one assignment query
 
-        has = np.zeros((len(table), len(used) - self._regions), bool)  # has[i, u]: text i has keyword u
-        has[np.repeat(np.arange(len(table)), np.diff(self._keyword_offsets)), self._keyword_rows] = True
-        share = has.mean(0)
-        self.queries: Rows = np.flatnonzero((share >= RAREST) & (share <= COMMONEST))
-        self._relevant: Flags = has[:, self.queries].T.copy()  # (w, q)
-        self._word, pairs = np.nonzero(self._relevant)  # (a,) each: one assignment query
-        self._query_regions = self._best_regions()[self._word, pairs]  # (a,)
+    def score(self, embedding: Embedding, queries: Rows | None = None) -> Score:
+        """The score of an embedding.
 
-    def _best_regions(self) -> Rows:
-        """(w, q): for each query the best region of each image, by frozen vectors."""
-        vectors: Vectors = self._vectors.cpu().numpy()
-        words, regions = vectors[self._regions + self.queries], vectors[: self._regions]
-        best = [segment_max(row[self._region_rows], self._region_offsets)[1] for row in words @ regions.T]
-        at = np.stack(best) if best else np.zeros((0, len(self._region_offsets) - 1), np.int64)
-        rows: Rows = self._region_rows[at]
-        return rows
-
-    def score(self, embed: Callable[[Tensor], Tensor]) -> Score:
-        """The score of ``embed``, (n, d) unit vectors to (n, d') unit vectors, on their device.
+        Args:
+            queries: only these of :attr:`queries`; None: all.
 
         Raises:
-            DivergedError: ``embed`` gives vectors that are not finite or not of length 1.
+            DivergedError: it gives vectors that are not finite or not of length 1.
         """
-        if not len(self.queries):
+        asked = np.ones(len(self.queries), bool) if queries is None else np.isin(self.queries, queries)
+        if not asked.any():
             return Score(float("nan"), float("nan"))
-        vectors: Vectors = embed(self._vectors).detach().cpu().numpy()  # (n + u, d')
-        regions, keywords = vectors[: self._regions], vectors[self._regions :]
+        features = self._features
+        regions: Vectors = embedding.regions(features.regions, features.region_features)  # (n, d')
+        keywords: Vectors = embedding.keywords(features.keywords[self._keywords])  # (u, d')
+        mine = asked[self._word]  # (a,)
         try:
-            images = owner_scores(keywords[self.queries], regions, self._region_rows, self._region_offsets)
+            images = owner_scores(
+                keywords[self._places[asked]], regions, np.arange(len(regions)), features.region_offsets
+            )
             assignment = owner_metrics(
-                regions[self._query_regions],
+                regions[self._region[mine]],
                 keywords,
                 self._keyword_rows,
-                self._keyword_offsets,
-                self._word,
+                features.keyword_offsets,
+                self._word[mine],
                 self._relevant,
             )
         except BadInputError as error:  # the pairs fit: only the embedding can be wrong
             raise DivergedError(
                 f"the network's output is unusable: {error}; train with a lower rate"
             ) from error
-        discovery = metrics(images, self._relevant)
+        discovery = metrics(images, self._relevant[asked])
         return Score(float(discovery.average_precision.mean()), float(assignment.average_precision.mean()))
-
-
-def _ragged(values: Rows, real: Flags) -> tuple[Rows, Rows]:
-    """A padded rectangle (q, widest) as flat values and offsets (q + 1,)."""
-    return values[real], np.concatenate([[0], np.cumsum(real.sum(1))]).astype(np.int64)

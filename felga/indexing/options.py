@@ -29,7 +29,7 @@ class Options:
     """
 
     encoder: str = "conse"
-    regions: str = "graphseg+edgeboxes"
+    regions: str = "learned"
     keywords: str = "keybert"
     top_regions: int = 10
     top_keywords: int = 10

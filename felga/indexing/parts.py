@@ -33,6 +33,10 @@ from felga.types import (
 )
 
 
+QUALITY = "learned"
+"""The proposer that also predicts the quality of other proposers' regions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts that a run is made of.
@@ -53,12 +57,16 @@ class Parts:
         encoder = make_encoder(
             options.encoder, device=options.device, batch_size=options.batch_size, pooling=options.pooling
         )
+        regions = make_regions(options.regions, device=options.device)
+        quality: Any = regions
+        if options.quality and not isinstance(regions, QualityPredictor):
+            quality = make_regions(QUALITY, device=options.device)
         return cls(
             encoder,
-            make_regions(options.regions, device=options.device),
+            regions,
             make_keywords(options.keywords, device=options.device),
             options,
-            quality=None,
+            quality=quality if options.quality else None,
         )
 
     @property

@@ -52,21 +52,30 @@ def read_arrays(path: str | Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
         NotFoundError: no such file.
         BadInputError: it is unreadable, truncated, not safetensors, or of another kind.
     """
-    path = Path(path)
+    return _read(Path(path), kind, arrays=True)
+
+
+def read_about(path: str | Path, kind: str) -> dict[str, Any]:
+    """The metadata alone; raises as :func:`read_arrays`."""
+    return _read(Path(path), kind, arrays=False)[1]
+
+
+def _read(path: Path, kind: str, *, arrays: bool) -> tuple[Arrays, dict[str, Any]]:
     if not path.is_file():
         raise NotFoundError(f"{shown(path)} does not exist or is not a file")
     try:
         with safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {}).get("felga", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = file.keys() if arrays else ()
+            found = {name: file.get_tensor(name) for name in names}
     except Exception as error:  # safetensors raises its own SafetensorError, OSError and ValueError
         raise BadInputError(
             f"{shown(path)} is damaged or not a safetensors file ({error}): make it again"
         ) from error
     if not isinstance(about, dict) or (about.get("kind"), about.get("format")) != (kind, FORMAT):
-        found = about if isinstance(about, dict) else {}
+        said = about if isinstance(about, dict) else {}
         raise BadInputError(
-            f"{shown(path)} is {str(found.get('kind', 'something else'))[:40]!r}, format "
-            f"{str(found.get('format', 'unknown'))[:10]}; expected {kind!r}, format {FORMAT}"
+            f"{shown(path)} is {str(said.get('kind', 'something else'))[:40]!r}, format "
+            f"{str(said.get('format', 'unknown'))[:10]}; expected {kind!r}, format {FORMAT}"
         )
-    return arrays, about
+    return found, about

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from felga.types import Flags, Rows, Scores, Vectors
 
-GAMMA = 0.05
-"""Weight of ln(quality) in the score of a region; chosen on train2017."""
+GAMMA = 0.1
+"""Weight of ln(quality) in the score of a region; chosen on train2017 (bench/quality_weight.py)."""
 Extras: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """Columns with one value per fragment: ``quality``, ``whole``."""
 

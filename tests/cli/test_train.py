@@ -29,7 +29,8 @@ def pairs(capsys, tmp_path, toy):
 @pytest.mark.parametrize(
     ("words", "method"),
     [
-        ([], "felga"),
+        ([], "felga+owner"),
+        (["--recipe", "paper"], "felga"),
         (["--set", "method=dense"], "dense"),
         (["--method", "global"], "global"),
         (["--method", "sparse", "--set", "method=sparse"], "sparse"),
@@ -56,3 +57,17 @@ def test_features_are_saved_and_trained_from(capsys, pairs, tmp_path):
     first, _ = call(capsys, "train", pairs, *out, *SMALL, "--features-out", tmp_path / "features")
     again, _ = call(capsys, "train", tmp_path / "features", *out, *SMALL)
     assert json.loads(first)["sha256"] == json.loads(again)["sha256"]
+
+
+def test_what_held_out_captions_say_is_one_line(capsys, pairs, tmp_path):
+    words = ["--out", tmp_path / "f.safetensors", *SMALL]
+    _, err = call(capsys, "train", pairs, *words)
+    assert "held-out" not in err
+    out, err = call(capsys, "train", pairs, *words, "--set", "validation=0.5")
+    kept, frozen = json.loads(out), load_fenet(tmp_path / "f.safetensors").frozen
+    line = "held-out captions: frozen {:.1f} / {:.1f}, trained {:.1f} / {:.1f}".format(
+        *(100 * score[task] for score in (frozen, kept) for task in ("discovery", "assignment"))
+    )
+    assert line in err
+    lost = sum(frozen.values()) > kept["discovery"] + kept["assignment"]
+    assert ("the frozen vectors are better, do not apply it" in err) == lost

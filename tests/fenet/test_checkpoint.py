@@ -14,14 +14,19 @@ from felga.fenet.train import train
 from felga.models.arrays import read_arrays, write_arrays
 from felga.show.curves import loss_curve, tensorboard_log
 
-from .pairs import make_pairs
+from .pairs import make_pairs, unit
 
-FEATURES = make_pairs(40)
+FEATURES, SEEN = make_pairs(40), make_pairs(40, seen=20)
 
 
 @pytest.fixture(scope="module")
 def done():
     return train(FEATURES, make_recipe("residual", epochs=2, validation=0.3), seed=4)
+
+
+@pytest.fixture(scope="module")
+def locked():
+    return train(SEEN, make_recipe("locked", epochs=2, batch=8), seed=4)
 
 
 def test_save_and_load(done, tmp_path):
@@ -33,19 +38,121 @@ def test_save_and_load(done, tmp_path):
     assert (again.seed, again.encoder, again.fingerprint) == (4, "made", FEATURES.fingerprint())
     assert set(again.versions) == {"felga", "torch"}
     assert again.history == done.history
-    assert np.array_equal(again.apply(FEATURES.regions), done.apply(FEATURES.regions))
+    assert again.frozen == done.frozen
+    assert set(again.frozen) == {"discovery", "assignment"}
+    assert np.array_equal(again.regions(FEATURES.regions), done.regions(FEATURES.regions))
 
 
-def test_apply(done):
-    out = done.apply(FEATURES.keywords)
+@pytest.mark.parametrize("side", ["regions", "keywords"])
+def test_a_shared_network_embeds_both_sides_alike(done, side):
+    embed = getattr(done, side)
+    out = embed(FEATURES.keywords)
     assert out.dtype == np.float32
     assert np.allclose(np.linalg.norm(out, axis=1), 1, atol=1e-5)
-    assert np.allclose(out, done.apply(FEATURES.keywords, batch=5), atol=1e-6)
-    assert done.apply(FEATURES.keywords[:0]).shape == (0, 16)
+    assert np.array_equal(out, done.regions(FEATURES.keywords, np.zeros((12, 3), np.float16)))
+    assert embed(FEATURES.keywords[:0]).shape == (0, 16)
     with pytest.raises(BadInputError, match=r"takes \(n, 16\)"):
-        done.apply(np.ones((2, 7), np.float32))
+        embed(np.ones((2, 7), np.float32))
     with pytest.raises(BadInputError, match="NaN"):
-        done.apply(np.full((2, 16), np.nan, np.float32))
+        embed(np.full((2, 16), np.nan, np.float32))
+
+
+def test_a_locked_network_is_loaded_as_it_was_saved(locked, tmp_path):
+    locked.save(tmp_path / "x.fenet")
+    again = load_fenet(tmp_path / "x.fenet", encoder="made", identity=SEEN.identity)
+    for some in (SEEN.regions, SEEN.regions[:0]):
+        seen = SEEN.region_features[: len(some)]
+        out = again.regions(some, seen)
+        assert np.array_equal(out, locked.regions(some, seen))
+        assert np.allclose(np.linalg.norm(out, axis=1), 1, atol=1e-5)
+    assert np.array_equal(again.keywords(SEEN.keywords), locked.keywords(SEEN.keywords))
+    assert {array.dtype.name for array in again.arrays.values() if array.ndim == 2} == {"float16"}
+
+
+def test_a_locked_network_refuses_features_that_do_not_fit(locked):
+    for seen, words in [
+        (None, "needs the features of regions.*index again"),
+        (np.ones((len(SEEN.regions), 7), np.float16), "this FENet takes"),
+        (SEEN.region_features[:3], "this FENet takes"),
+        (np.full_like(SEEN.region_features, np.nan), "feature has a NaN"),
+    ]:
+        with pytest.raises(BadInputError, match=words):
+            locked.regions(SEEN.regions, seen)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["region_mean", "keyword_mean", "feature_mean", "feature_scale", "components", "ridge", "net.0.bias"],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_locked_network_with_one_spoilt_number_is_refused(locked, tmp_path, name, value):
+    def spoil(arrays):
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[0] = value
+        return arrays
+
+    forge(locked, tmp_path / "x.fenet", spoil)
+    with pytest.raises(BadInputError, match="not finite or overflow|length 0"):
+        load_fenet(tmp_path / "x.fenet")
+
+
+def test_a_locked_region_is_its_networks_output_and_twice_its_ridge(locked):
+    closed = locked.closed_form
+    moved = locked.net.embed(closed.inputs(SEEN.regions, SEEN.region_features))
+    ridge = closed.ridge_embeddings(SEEN.regions, SEEN.region_features)
+    expected = unit(moved + 2 * ridge)
+    assert np.allclose(locked.regions(SEEN.regions, SEEN.region_features), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"ridge": 1e300}, {"input_scale": 1e300}])
+def test_a_recipe_that_overflows_is_refused(locked, tmp_path, change):
+    forge(locked, tmp_path / "x.fenet", recipe={**locked.recipe.to_json(), **change})
+    with pytest.raises(BadInputError, match="not finite or overflow"):
+        load_fenet(tmp_path / "x.fenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("feature_scale", lambda x: 0 * x, "not finite or overflow"),
+        ("feature_scale", lambda x: -x, "not finite or overflow"),
+        ("ridge", lambda x: x[:-1], "do not have the shapes"),
+        ("ridge", lambda x: x.astype("f8"), "do not have the shapes"),
+        ("components", lambda x: x[:, :-1], "do not have the shapes"),
+        ("components", lambda x: x[0], "not a matrix"),
+        ("components", lambda x: x[:0], "not a matrix"),
+        ("region_mean", lambda x: x[:-1], "do not have the shapes"),
+    ],
+)
+def test_a_locked_network_of_wrong_parts_is_refused(locked, tmp_path, name, change, words):
+    forge(locked, tmp_path / "x.fenet", lambda arrays: {**arrays, name: change(arrays[name])})
+    with pytest.raises(BadInputError, match=words):
+        load_fenet(tmp_path / "x.fenet")
+
+
+def test_a_locked_network_without_a_part_is_refused(locked, tmp_path):
+    for name in locked.arrays:
+        forge(
+            locked,
+            tmp_path / "x.fenet",
+            lambda arrays, name=name: {k: arrays[k] for k in arrays if k != name},
+        )
+        with pytest.raises(BadInputError, match="not a checkpoint that this felga reads"):
+            load_fenet(tmp_path / "x.fenet")
+
+
+def test_older_checkpoints_are_read(done, tmp_path):
+    """They say nothing of held-out pairs and provenance, and their recipe has fewer settings."""
+    done.save(tmp_path / "x.fenet")
+    arrays, said = read_arrays(tmp_path / "x.fenet", "fenet")
+    for name in ("frozen", "provenance"):
+        del said[name]
+    for name in ("network", "input_scale", "precision"):
+        del said["recipe"][name]
+    write_arrays(tmp_path / "x.fenet", "fenet", arrays, said)
+    assert np.array_equal(
+        load_fenet(tmp_path / "x.fenet").keywords(FEATURES.keywords), done.keywords(FEATURES.keywords)
+    )
 
 
 def test_another_encoder_is_refused(done, tmp_path):
@@ -140,6 +247,8 @@ def test_weights_of_another_type_are_refused(done, tmp_path):
         {"epoch": None},
         {"fingerprint": 5},
         {"sha256": None},
+        {"frozen": 5},
+        {"provenance": []},
     ],
 )
 def test_hostile_metadata_is_refused_before_anything_is_allocated(done, tmp_path, about):
@@ -161,7 +270,7 @@ def test_the_network_runs_on_the_requested_device(done, tmp_path):
     done.save(tmp_path / "x.fenet")
     assert next(load_fenet(tmp_path / "x.fenet", device="cpu").net.parameters()).device.type == "cpu"
     with pytest.raises(MissingError, match="torch sees"):
-        load_fenet(tmp_path / "x.fenet", device="cuda:99").apply(FEATURES.regions)
+        load_fenet(tmp_path / "x.fenet", device="cuda:99").regions(FEATURES.regions)
 
 
 def test_a_failed_write_leaves_the_old_file(done, tmp_path, monkeypatch):

@@ -72,6 +72,43 @@ def test_save_and_load(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["some.features"]  # no .part stays
 
 
+def test_features_of_regions_travel_with_them(tmp_path):
+    features = make_pairs(9, seen=5)
+    assert features.region_features.dtype == np.float16
+    some = features.take(np.array([4, 1]))
+    for place, pair in enumerate((4, 1)):
+        here = slice(*some.region_offsets[place : place + 2])
+        there = slice(*features.region_offsets[pair : pair + 2])
+        assert np.array_equal(some.region_features[here], features.region_features[there])
+        assert np.array_equal(some.whole[here], features.whole[there])
+    features.save(tmp_path / "f")
+    again = Features.load(tmp_path / "f")
+    assert np.array_equal(again.region_features, features.region_features)
+    assert np.array_equal(again.whole, features.whole)
+    bare = replace(features, region_features=None, whole=None)
+    bare.save(tmp_path / "f")
+    assert Features.load(tmp_path / "f").region_features is None
+    other = features.region_features.copy()
+    other[0, 0] += 1
+    marks = {
+        features,
+        bare,
+        replace(features, region_features=other),
+        replace(features, whole=~features.whole),
+    }
+    assert len({each.fingerprint() for each in marks}) == 4
+
+
+def test_deleted_keywords_are_gone_from_every_pair():
+    features = make_pairs(20)
+    some = features.without(np.array([3, 7]))
+    for pair in range(20):
+        before = features.keyword_ids[slice(*features.keyword_offsets[pair : pair + 2])]
+        after = some.keyword_ids[slice(*some.keyword_offsets[pair : pair + 2])]
+        assert after.tolist() == [i for i in before if i not in (3, 7)]
+    assert np.array_equal(some.keywords, features.keywords)
+
+
 def test_the_fingerprint_covers_everything():
     features = make_pairs(6)
     other = features.regions.copy()
@@ -108,6 +145,9 @@ def test_a_damaged_file_is_refused_with_one_sentence(tmp_path):
         ({"pair_ids": ("a",)}, "pair ids"),
         ({"keyword_texts": ("a",)}, "keyword texts"),
         ({"keywords": np.eye(4)}, "have shape"),
+        ({"region_features": np.ones((2, 5))}, "region features have shape"),
+        ({"region_features": np.full((len(make_pairs(6).regions), 5), np.inf)}, "not finite"),
+        ({"whole": np.ones(2, bool)}, "whole has shape"),
     ],
 )
 def test_mismatched_parts_are_refused(change, words):

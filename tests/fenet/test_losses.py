@@ -150,7 +150,7 @@ def test_the_total_is_equation_13():
 def test_a_batch_does_not_depend_on_its_pads(method):
     """The whole loss in float64, once padded and once fragment by fragment."""
     features = make_pairs(8, seed=5)
-    table = features.table(features.usable)
+    table = features.table(features.usable).flipped(0)
     batch = table.batch(torch.tensor([1, 6, 3, 0]))
     recipe = make_recipe("paper", method=method, hidden=8, out=5, layers=2, temperature=0.5)
     net = model.build(recipe, features.dim).eval()
@@ -170,6 +170,7 @@ def test_a_batch_does_not_depend_on_its_pads(method):
             "dense": np.ones_like(own, bool),
             "sparse": own == own.max(0),
             "dynamic": own >= own.mean() - 1e-6,
+            "random": batch.flips[n][batch.real_regions[n]][:, batch.real_keywords[n]].numpy(),
         }[recipe.labels or "dense"]
         positive[np.ix_(row == n, column == n)] = rule
     expected = 0.0
@@ -179,4 +180,9 @@ def test_a_batch_does_not_depend_on_its_pads(method):
         pairs = np.array([[s[np.ix_(row == n, column == m)].max() for m in range(4)] for n in range(4)])
         eye = np.eye(4, dtype=bool)
         expected += (0.2 if recipe.labels else 1.0) * lifted_loop(pairs, eye, ~eye, 0.5, 0.5)
+    if recipe.has_owner:
+        ids = batch.keyword_ids[batch.real_keywords].numpy()
+        best = np.array([s[row == n].max(0) for n in range(4)])
+        owns = np.array([np.isin(ids, ids[column == n]) for n in range(4)])
+        expected += 2.0 * lifted_loop(best, owns, ~owns, 0.5, 0.5)
     assert got == pytest.approx(expected, rel=1e-5)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from felga.fenet.model import build
+from felga.fenet.model import FENet, build
 from felga.fenet.recipes import make_recipe
 
 
@@ -34,16 +35,29 @@ def test_residual_starts_from_the_frozen_vector(layers):
 
 def test_the_output_has_length_one_in_any_batch():
     net = build(make_recipe("paper", hidden=8, out=5), 6)
-    x = unit(7, 6)
-    whole = net.apply_to(x)
+    x = unit(7, 6).numpy()
+    whole = net.embed(x)
     assert net.training  # as it was
-    assert torch.allclose(whole.norm(dim=1), torch.ones(7))
-    assert torch.allclose(whole, net.apply_to(x, batch=2), atol=1e-6)
-    assert net.apply_to(x[:0]).shape == (0, 5)
+    assert np.allclose(np.linalg.norm(whole, axis=1), 1)
+    assert np.allclose(whole, net.embed(x, batch=2), atol=1e-6)
+    assert net.embed(x[:0]).shape == (0, 5)
 
 
-def test_residual_keeps_the_length_of_the_input():
-    from felga.fenet.model import FENet
+def test_residual_is_no_longer_than_the_input():
+    with pytest.raises(ValueError, match="at most its input's length 6, got 7"):
+        FENet(6, 8, 7, dropout=0.0, residual=True)
 
-    with pytest.raises(ValueError, match="input's length 6, got 5"):
-        FENet(6, 8, 5, dropout=0.0, residual=True)
+
+def test_a_locked_network_starts_from_the_vectors_beside_the_components():
+    net = build(make_recipe("locked", hidden=8), 6, components=3).eval()
+    x = torch.cat([unit(5, 6), torch.randn(5, 3)], 1)
+    assert torch.allclose(net(x), x[:, :6], atol=1e-6)
+
+
+def test_the_scale_multiplies_the_input_alone():
+    x = unit(5, 6)
+    torch.manual_seed(0)
+    scaled = build(make_recipe("paper", hidden=8, out=5, input_scale=10.0), 6).eval()
+    plain = FENet(6, 8, 5, dropout=0.0, residual=False).eval()
+    plain.load_state_dict(scaled.state_dict())
+    assert torch.allclose(scaled(x), plain(10 * x), atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 
 from felga.errors import BadInputError, DivergedError, MissingError
 from felga.fenet import losses, model, pseudo_labels, step, train, validation
+from felga.fenet.closed_form import fit
 from felga.fenet.features import Features
 from felga.fenet.model import arrays_of, build
 from felga.fenet.recipes import TRAINED, make_recipe
 from felga.fenet.validation import Validation
 from felga.models.arrays import read_arrays, write_arrays
+from felga.types import Frozen
 
 from .pairs import make_pairs, with_empty_pairs
 
@@ -36,8 +39,9 @@ def test_training_recovers_rotated_regions():
     done = train.train(features, make_recipe("residual", epochs=30, validation=0.2), seed=3)
     assert len(done.history) == 30
     held = train._split(features, done.recipe, 3)[1]
-    judge = Validation(features.table(held))
-    frozen, learnt = judge.score(lambda x: x), judge.score(done.net.apply_to)
+    judge = Validation(features.take(held))
+    frozen, learnt = judge.score(Frozen()), judge.score(done)
+    assert done.frozen == frozen._asdict()
     assert learnt.discovery > frozen.discovery + 0.05
     assert learnt.assignment > frozen.assignment + 0.05
     best = max(done.history, key=lambda epoch: epoch["discovery"] + epoch["assignment"])
@@ -50,7 +54,47 @@ def test_every_method_trains_with_both_recipes(method):
     for name in ("paper", "residual"):
         done = train.train(features, recipe(name, method=method, epochs=1))
         assert np.isfinite(done.history[0]["loss"])
-        assert done.apply(features.regions).shape == (len(features.regions), 512 if name == "paper" else 16)
+        assert done.keywords(features.keywords).shape[1] == (512 if name == "paper" else 16)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_trains_a_locked_network(method):
+    features = with_empty_pairs(make_pairs(30, seen=20))
+    done = train.train(features, recipe("locked", method=method, epochs=1))
+    assert np.isfinite(done.history[0]["loss"])
+    assert done.regions(features.regions, features.region_features).shape == (len(features.regions), 16)
+
+
+def test_a_locked_network_learns_beyond_its_closed_form():
+    features = make_pairs(300, seed=1, seen=20)
+    held, pairs = np.arange(100), np.arange(100, 300)
+    judge, fitted = Validation(features.take(held)), fit(features.take(pairs))
+    done = train.train(features.take(pairs), make_recipe("locked", epochs=20), seed=3)
+    frozen, closed, learnt = (judge.score(which).mean for which in (Frozen(), fitted, done))
+    assert frozen < closed < learnt
+    alone = replace(features, region_features=None)
+    with pytest.raises(BadInputError, match="needs the features of regions.*index again"):
+        train.train(alone, make_recipe("locked"))
+    with pytest.raises(BadInputError, match="needs the features of regions.*index again"):
+        done.regions(features.regions)
+
+
+def test_random_labels_depend_on_the_seed_alone():
+    table = make_pairs(30).table(np.arange(30))
+    flips = table.flipped(3).flips
+    assert torch.equal(flips, table.flipped(3).flips)
+    assert not torch.equal(flips, table.flipped(4).flips)
+    assert 0.4 < flips.float().mean() < 0.6
+    some = table.flipped(3).select(torch.tensor([4, 2])).batch(torch.tensor([1]))
+    assert torch.equal(some.flips[0], flips[2])
+
+
+def test_what_the_frozen_vectors_score_is_recorded_where_pairs_are_held_out():
+    features = make_pairs(60)
+    assert train.train(features, recipe(epochs=1, validation=0.0)).frozen == {}
+    done = train.train(features, recipe(epochs=1, validation=0.3), seed=5)
+    held = train._split(features, done.recipe, 5)[1]
+    assert done.frozen == Validation(features.take(held)).score(Frozen())._asdict()
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state():
@@ -65,11 +109,11 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state():
     assert train.train(features, recipe("paper"), seed=2).sha256() != first.sha256()
 
 
-@pytest.mark.parametrize("name", ["paper", "residual"])
-@pytest.mark.parametrize("held", [0.0, 0.3])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, name, held):
-    features = make_pairs(40)
-    plan = recipe(name, validation=held)
+@pytest.mark.parametrize("name", ["paper", "residual", "locked"])
+@pytest.mark.parametrize(("held", "method"), [(0.0, "felga+owner"), (0.3, "random")])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, name, held, method):
+    features = make_pairs(40, seen=20)
+    plan = recipe(name, validation=held, method=method)
     calm, cut = tmp_path / "calm", tmp_path / "cut"
     train.train(features, plan, seed=1, out=calm)
 
@@ -197,6 +241,7 @@ def test_a_step_has_no_loop_over_pairs():
     """No Python loop in the functions of a step."""
     for function in (
         step.batch_loss,
+        step._embedded,
         step._labels,
         step.Stepper._step,
         losses.lifted_structure,
@@ -220,12 +265,12 @@ def test_the_recorded_step_equals_the_eager_one():
     features = make_pairs(60)
     plan = recipe("paper", dropout=0.0, validation=0.0)
     here = train.train(features, plan, device="cpu")
-    there = train.train(features, plan, device="cuda", precision="float32")
+    there = train.train(features, plan, device="cuda")
     for mine, its in zip(here.history, there.history, strict=True):
         assert its["loss"] == pytest.approx(mine["loss"], rel=1e-3)
-    again = train.train(features, plan, device="cuda", precision="float32")
+    again = train.train(features, plan, device="cuda")
     assert again.sha256() == there.sha256()
-    half = train.train(features, plan, device="cuda", precision="bfloat16")
+    half = train.train(features, replace(plan, precision="bfloat16"), device="cuda")
     assert half.history[-1]["loss"] == pytest.approx(there.history[-1]["loss"], rel=1e-2)
 
 

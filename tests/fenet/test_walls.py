@@ -33,6 +33,7 @@ def test_only_torch_numpy_and_safetensors_are_imported(path):
     [
         ("felga.fenet.train", "faiss lance pyarrow cv2 PIL torchvision transformers"),
         ("felga.fenet.checkpoint", "torch faiss lance pyarrow cv2 PIL"),
+        ("felga.fenet.packaged", "torch faiss lance pyarrow cv2 PIL"),
         ("felga.fenet.recipes", "torch numpy safetensors faiss"),
         ("felga.search.owners", "torch faiss"),
     ],

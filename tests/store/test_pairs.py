@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from felga.engine import Engine
@@ -14,7 +15,8 @@ from felga.fenet.features import Features
 from felga.files import sha256_file
 from felga.indexing.job import Options, apply_fenet, index
 from felga.store.manifest import read_manifest
-from felga.store.pairs import features_of
+from felga.store.owner_table import OwnerTable
+from felga.store.pairs import _regions, features_of
 from felga.store.stored import StoredIndex
 from felga.store.verify import verify
 from tests.cli.test_app import call
@@ -32,11 +34,47 @@ def test_features_are_the_raw_vectors_of_pairs(demo):
     for pair, row in enumerate(sorted(images, key=lambda row: row["image_id"])):
         regions = features.regions[features.region_offsets[pair] : features.region_offsets[pair + 1]]
         np.testing.assert_array_equal(regions, np.float32(row["vectors"]))
+        span = slice(*features.region_offsets[pair : pair + 2])
+        assert features.whole[span].sum() == 1
         ids = features.keyword_ids[features.keyword_offsets[pair] : features.keyword_offsets[pair + 1]]
         own = rows[row["image_id"]]
         assert [features.keyword_texts[i] for i in ids] == own["keywords"]
         np.testing.assert_allclose(features.keywords[ids], np.float32(own["vectors"]), atol=1e-5)
     assert len(set(features.keyword_texts)) == len(features.keyword_texts)
+
+
+def test_stored_features_of_regions_are_read(tmp_path):
+    """A column `features` beside the vectors, as float16, for the images that are asked for."""
+    rng = np.random.default_rng(0)
+    counts = {"a": 2, "b": 0, "c": 3, "d": 1}
+    seen = {name: rng.normal(size=(count, 5)).astype(np.float16) for name, count in counts.items()}
+    vectors = {name: rng.normal(size=(count, 4)).astype(np.float32) for name, count in counts.items()}
+    schema = pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("whole", pa.list_(pa.bool_())),
+            ("vectors", pa.list_(pa.list_(pa.float32(), 4))),
+            ("features", pa.list_(pa.list_(pa.float16(), 5))),
+        ]
+    )
+    rows = [
+        {
+            "image_id": name,
+            "whole": [place == 0 for place in range(count)],
+            "vectors": list(map(list, vectors[name])),
+            "features": list(map(list, seen[name])),
+        }
+        for name, count in counts.items()
+    ]
+    table = OwnerTable.create(tmp_path / "images.lance", schema)
+    table.append(pa.Table.from_pylist(rows, schema))
+    found = _regions(table, {"a", "c"})
+    for name in ("a", "c"):
+        assert found["features"][name].dtype == np.float16
+        np.testing.assert_array_equal(found["features"][name], seen[name])
+        np.testing.assert_array_equal(found["vectors"][name], vectors[name])
+        assert found["whole"][name].tolist() == [place == 0 for place in range(counts[name])]
+    assert set(found["features"]) == {"a", "c"}
 
 
 def test_pairs_need_both(tmp_path, toy):
@@ -79,10 +117,10 @@ def test_train_apply_search_and_remove(capsys, demo_copy, trained, tmp_path):
     assert verify(demo_copy)[1] == []
     engine = Engine.open(demo_copy, device="cpu")
     fenet = load_fenet(trained)
-    query = fenet.apply(engine.encoder.encode_texts(["cat"]))[0]
+    query = fenet.keywords(engine.encoder.encode_texts(["cat"]))[0]
     table = engine.index.images
     wanted = {
-        row["image_id"]: float((fenet.apply(np.float32(row["vectors"])) @ query).max())
+        row["image_id"]: float((fenet.regions(np.float32(row["vectors"])) @ query).max())
         for row in table.read(["image_id", "vectors"]).to_pylist()
     }
     hits = engine.search("cat", k=16, owner="max")

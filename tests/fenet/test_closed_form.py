@@ -1,0 +1,98 @@
+"""The closed form against scikit-learn's ridge regression, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from felga.errors import BadInputError
+from felga.fenet import closed_form
+from felga.fenet.closed_form import RIDGE, TEXT_RIDGE, fit
+
+from .pairs import make_pairs, unit, with_empty_pairs
+
+FEATURES = make_pairs(50, seed=2, seen=10)
+
+
+def standardised(features, pairs):
+    """Standardised features of all regions, their pair and their weight: half to the whole image, half to the rest."""
+    rows, owner, weight = [], [], []
+    for number, pair in enumerate(pairs):
+        span = range(*features.region_offsets[pair : pair + 2])
+        for row in span:
+            rows.append(features.region_features[row].astype(float))
+            owner.append(number)
+            parts = len(span) - 1
+            weight.append((0.5 if parts else 1.0) if features.whole[row] else 0.5 / parts)
+    x, w = np.array(rows), np.array(weight)
+    mean = np.average(x, 0, w)
+    scale = np.sqrt(np.average((x - mean) ** 2, 0, w))
+    return (x - mean) / scale, np.array(owner), w
+
+
+def test_the_ridge_is_that_of_scikit_learn():
+    Ridge = pytest.importorskip("sklearn.linear_model").Ridge
+    pairs = FEATURES.usable
+    x, owner, weight = standardised(FEATURES, pairs)
+    has = np.zeros((len(pairs), len(FEATURES.keywords)))
+    for i, pair in enumerate(pairs):
+        has[i, FEATURES.keyword_ids[slice(*FEATURES.keyword_offsets[pair : pair + 2])]] = 1
+    texts = has.sum(0)
+    assert (texts >= 3).all()
+    answers = ((has - has.mean(0)) / np.sqrt(texts))[owner]
+    covariance = (x * weight[:, None]).T @ x / len(pairs)
+    first = Ridge(alpha=RIDGE * np.trace(covariance) / 10 * len(pairs), fit_intercept=False)
+    by_feature = first.fit(x, answers, sample_weight=weight).coef_.T  # (f, u)
+    named = FEATURES.keywords - FEATURES.keywords.astype(float).mean(0)
+    named /= np.linalg.norm(named, axis=1, keepdims=True)
+    second = Ridge(alpha=TEXT_RIDGE * len(named) / named.shape[1], fit_intercept=False)
+    expected = second.fit(named, by_feature.T).coef_  # (f, d)
+    found = fit(FEATURES)
+    assert np.allclose(found.ridge, expected, atol=1e-4 * np.abs(expected).max())
+    ridge = found.ridge_embeddings(FEATURES.regions, FEATURES.region_features)
+    assert np.allclose(ridge, unit(x @ expected), atol=1e-3)
+    base = unit(FEATURES.regions - FEATURES.regions.mean(0))
+    both = found.regions(FEATURES.regions, FEATURES.region_features)
+    assert np.allclose(both, unit(base + 2 * unit(x @ expected)), atol=1e-3)
+    assert np.allclose(found.keywords(FEATURES.keywords), named, atol=1e-5)
+
+
+def test_the_components_are_the_principal_ones(monkeypatch):
+    monkeypatch.setattr(closed_form, "COMPONENTS", 4)
+    x, _, weight = standardised(FEATURES, FEATURES.usable)
+    _, values, axes = np.linalg.svd(x * np.sqrt(weight)[:, None], full_matrices=False)
+    expected = x @ axes[:4].T / np.sqrt((values[:4] ** 2).sum() / weight.sum())
+    found = fit(FEATURES).inputs(FEATURES.regions, FEATURES.region_features)[:, 16:]
+    assert np.allclose(np.abs(found), np.abs(expected), atol=1e-3)  # an axis has no sign
+    assert np.average((found**2).sum(1), weights=weight) == pytest.approx(1, rel=1e-3)
+
+
+def test_inputs_begin_with_the_centred_vector():
+    found = fit(FEATURES).inputs(FEATURES.regions, FEATURES.region_features)[:, :16]
+    assert np.allclose(found, unit(FEATURES.regions - FEATURES.regions.mean(0)), atol=1e-5)
+
+
+def test_the_size_of_a_block_and_pairs_without_fragments_change_nothing(monkeypatch):
+    expected = fit(FEATURES)
+    monkeypatch.setattr(closed_form, "BLOCK", 7)
+    more = with_empty_pairs(FEATURES)
+    for features in (FEATURES, more):
+        for name, array in fit(features).arrays().items():
+            close = np.allclose(np.abs(array), np.abs(expected.arrays()[name]), rtol=1e-2, atol=1e-4)
+            assert close, name
+    embedded = fit(more).regions(FEATURES.regions, FEATURES.region_features)
+    assert np.allclose(embedded, expected.regions(FEATURES.regions, FEATURES.region_features), atol=1e-4)
+
+
+def test_a_keyword_of_few_texts_is_not_predicted():
+    rare = FEATURES.without(np.arange(1, 12))  # keyword 0 alone
+    with pytest.raises(BadInputError, match="1 distinct keywords.*at least 2"):
+        fit(rare)
+    few = FEATURES.without(np.arange(3, 12))
+    ids = np.append(few.keyword_ids, 11)  # and a keyword of one text
+    offsets = few.keyword_offsets.copy()
+    offsets[-1] += 1
+    once = replace(few, keyword_ids=ids, keyword_offsets=offsets)
+    assert np.allclose(fit(once).keyword_mean, FEATURES.keywords[:3].mean(0), atol=1e-6)
