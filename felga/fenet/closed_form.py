@@ -36,8 +36,8 @@ BLOCK = 2048
 class ClosedForm:
     """What is known before the first step of a training; by itself an embedding of both sides.
 
-    With a region's features x, standardised: its ridge embedding is unit(x M), its embedding
-    unit(unit(vector - mean) + w ridge), and a keyword's unit(vector - mean); w is the ``ridge`` of the recipe.
+    With a region's features x, standardised: its ridge embedding is unit(x M), its embedding is
+    unit(unit(vector - mean) + w ridge), and a keyword's unit(vector - mean). w is the recipe's ``ridge``.
 
     Attributes:
         region_mean, keyword_mean: (d,) float32, of the frozen vectors.

@@ -32,7 +32,6 @@ from felga.types import (
     Vectors,
 )
 
-
 QUALITY = "learned"
 """The proposer that also predicts the quality of other proposers' regions."""
 

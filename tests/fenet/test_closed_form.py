@@ -17,7 +17,7 @@ FEATURES = make_pairs(50, seed=2, seen=10)
 
 
 def standardised(features, pairs):
-    """Standardised features of all regions, their pair and their weight: half to the whole image, half to the rest."""
+    """Standardised features, pair and weight of all regions: half to the whole image, half to the rest."""
     rows, owner, weight = [], [], []
     for number, pair in enumerate(pairs):
         span = range(*features.region_offsets[pair : pair + 2])
