@@ -1,10 +1,10 @@
 """How meaning and quality make the score of a region: ablations of its form.
 
-    python bench/localisation.py --root COCO [--regions NAME] [--split val2017] [--out bench/results/localisation.json]
+    python bench/localisation.py --root COCO [--regions NAME] [--split val2017] [--out FILE]
 
-Frozen vectors of the default encoder, regions of a proposer, and their quality u: predicted, where the proposer
-predicts it (``predicted``), and the true IoU with the nearest object of any class (``oracle``), which is what a
-perfect prediction would bring. The forms, each ranked exactly:
+Frozen vectors of the default encoder, regions of a proposer, and their quality u: predicted, where the
+proposer predicts it (``predicted``), and the true IoU with the nearest object of any class (``oracle``),
+which is what a perfect prediction would bring. The forms, each ranked exactly:
 
 * ``cos``: meaning alone;
 * ``cos + gamma ln u``, which ranks as ``exp(cos / gamma) u``: felga's;
