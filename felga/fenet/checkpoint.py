@@ -74,6 +74,14 @@ class Checkpoint:
         """d', the length of the vectors that it gives."""
         return self.recipe.length_of(self.dim)
 
+    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
+        """As of :class:`felga.types.Embedding`; this network takes no features."""
+        return self.apply(vectors)
+
+    def keywords(self, vectors: Vectors) -> Vectors:
+        """As of :class:`felga.types.Embedding`."""
+        return self.apply(vectors)
+
     @cached_property
     def net(self) -> FENet:
         """The network in evaluation mode, built on first use; two threads may build two equal ones.
@@ -113,14 +121,6 @@ class Checkpoint:
             for at in range(0, len(vectors), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.out), np.float32)
-
-    def regions(self, vectors: Vectors, features: RegionFeatures | None = None) -> Vectors:
-        """As of :class:`felga.types.Embedding`; this network takes no features."""
-        return self.apply(vectors)
-
-    def keywords(self, vectors: Vectors) -> Vectors:
-        """As of :class:`felga.types.Embedding`."""
-        return self.apply(vectors)
 
     def sha256(self) -> str:
         """The sha256 of the weights."""
