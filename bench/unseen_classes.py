@@ -3,7 +3,7 @@
     python bench/unseen_classes.py --root COCO [--out bench/results/unseen_classes.json]
 
 Every fourth of the 80 classes is left out of a training on train2017; recall is measured on the boxes of
-these 20 classes in val2017 alone, beside the packaged weights (trained on all 80) and the unsupervised default.
+these 20 classes in val2017 alone, beside the packaged weights (all 80 classes) and unsupervised proposals.
 """
 
 from __future__ import annotations
