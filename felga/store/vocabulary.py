@@ -68,7 +68,7 @@ class Vocabulary:
     @cached_property
     def _choices(self) -> list[str]:
         names = (_plain(word) for name in class_names() for word in _WORD.findall(name))
-        return sorted({*self._keywords, *names})
+        return sorted({singular(word) for word in (*self._keywords, *names)})
 
 
 def _plain(word: str) -> str:
