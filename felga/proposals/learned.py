@@ -23,7 +23,7 @@ from felga.files import sha256_file, shown
 from felga.models.arrays import read_arrays
 from felga.models.device import pick_device
 from felga.models.efficientnet import NETWORKS, STRIDE, shared_trunk
-from felga.proposals.region_head import NETWORK, RegionHead
+from felga.proposals.region_head import NETWORK, RegionHead, put_weights
 from felga.proposals.region_loss import iou
 from felga.proposals.regions import WHOLE, as_regions
 from felga.types import Boxes, DecodedImage, Region
@@ -143,15 +143,8 @@ class Learned:
             arrays, _ = read_arrays(self._path, "regions")
             _ = self._about
             head = RegionHead()
-            expected = {name: tuple(value.shape) for name, value in head.state_dict().items()}
-            finite = all(np.isfinite(array).all() for array in arrays.values())
-            if {name: array.shape for name, array in arrays.items()} != expected or not finite:
+            if not put_weights(head, arrays):
                 raise BadInputError(f"{shown(self._path)} holds no region head of this felga: train it again")
-            values = {
-                name: torch.from_numpy(array.astype(np.float32) if array.dtype == np.float16 else array)
-                for name, array in arrays.items()
-            }
-            head.load_state_dict(values)
             return head.eval().requires_grad_(False).to(self._trunk.device)
 
 

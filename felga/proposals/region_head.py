@@ -8,9 +8,11 @@ also finds objects that it was never trained on. All coordinates are pixels of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,6 +92,27 @@ class RegionHead(nn.Module):
         height, width = (STRIDES[0] * size for size in maps[0].shape[2:])
         at = points_of(height, width).at.to(joint.device)
         return joint[..., 0], torch.cat([at - joint[..., 1:3], at + joint[..., 3:]], -1)
+
+
+def weights_of(head: RegionHead) -> dict[str, npt.NDArray[np.float16]]:
+    """The weights by name, as they are written; a batch norm's count of batches is not among them."""
+    return {
+        name: value.detach().cpu().numpy().astype(np.float16)
+        for name, value in head.state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+def put_weights(head: RegionHead, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Load weights of :func:`weights_of`; False if they are another network's, or not finite."""
+    expected = {name: array.shape for name, array in weights_of(head).items()}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        return False
+    if not all(array.dtype == np.float16 and np.isfinite(array).all() for array in arrays.values()):
+        return False
+    values = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    head.load_state_dict(values, strict=False)
+    return True
 
 
 def _block(width: int) -> nn.Module:

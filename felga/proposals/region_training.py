@@ -23,7 +23,7 @@ from felga.files import canonical, sha256_file, shown, storage_errors
 from felga.models.arrays import read_arrays, write_arrays
 from felga.models.device import pick_device
 from felga.models.efficientnet import NETWORKS
-from felga.proposals.region_head import NETWORK, RegionHead, points_of
+from felga.proposals.region_head import NETWORK, RegionHead, points_of, weights_of
 from felga.proposals.region_loss import sums, total
 from felga.proposals.region_views import SIDES, Objects, View, Views
 from felga.types import Progress
@@ -97,9 +97,7 @@ def train_regions(
             while run.epoch < epochs:
                 run.one_epoch(progress)
                 run.save(work / "state.safetensors", origin)
-        arrays = {name: value.contiguous().numpy() for name, value in run.average.state_dict().items()}
-        half = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in arrays.items()}
-        write_arrays(out, "regions", half, {**origin, "felga": __version__})
+        write_arrays(out, "regions", weights_of(run.average), {**origin, "felga": __version__})
         shutil.rmtree(work)
 
 
@@ -203,8 +201,8 @@ class _Run:
             return
         arrays, about = read_arrays(path, "training")
         state = self._state()
-        if about.get("origin") != origin or {n: a.shape for n, a in arrays.items()} != {
-            name: tuple(value.shape) for name, value in state.items()
+        if about.get("origin") != origin or {n: a.size for n, a in arrays.items()} != {
+            name: value.numel() for name, value in state.items()
         }:
             raise BadInputError(
                 f"{shown(path)} is the state of another training: train without --resume, or with the same "
@@ -212,7 +210,7 @@ class _Run:
             )
         with torch.no_grad():
             for name, value in state.items():
-                value.copy_(torch.from_numpy(arrays[name]))
+                value.copy_(torch.from_numpy(arrays[name]).reshape(value.shape))
         self.epoch = int(about["epoch"])
 
 
