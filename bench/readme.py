@@ -48,27 +48,61 @@ def bounds(entry: dict[str, Any]) -> str:
     return f"{100 * entry['map_pessimistic']:.1f}-{100 * entry['map_optimistic']:.1f}"
 
 
+def fits(entry: dict[str, Any]) -> str:
+    """How often the winning box of a right image fits, in percent."""
+    found = entry.get("localisation")
+    return f"{100 * found['winning_boxes']['fits']:.1f}" if found else ""
+
+
 def summary() -> list[str]:
-    """The numbers of the README: what regions and FENet bring, and the speed of indexing."""
-    results, best = load("coco-mini-conse")["results"], load("coco-mini-conse-all-pairs")["results"]["felga"]
-    answers, indexing = load("answers"), load("indexing")
+    """The numbers of the README: what regions, FENet and scores bring, and the speed of indexing."""
+    plain, learned = load("coco-mini-unsupervised")["results"], load("coco-mini-learned")["results"]
+    found, indexing = load("answers"), load("indexing")
     run = indexing["runs"][-1]
     rows = (
-        ("whole image / whole sentence", results["entire"]),
-        ("regions and keywords, frozen encoder", results["frozen"]),
-        ("regions and keywords, FENet on top", best),
+        ("whole image / whole sentence", plain["entire"]),
+        ("unsupervised regions, frozen encoder", plain["frozen"]),
+        ("unsupervised regions, FENet", plain["felga+owner"]),
+        ("learned regions, frozen encoder", learned["frozen"]),
+        ("learned regions, FENet", learned["felga+owner"]),
+        (
+            "the same, soft scores and quality (what `search` and `assign` do)",
+            learned["felga+owner soft quality"],
+        ),
     )
-    cut = answers["precision"]
+    before, after = found["frozen"], found["default"]
     return [
-        "| coco-mini, encoder `conse`, mAP in % | object discovery | description assignment |",
-        "|---|--:|--:|",
-        *(f"| {label} | {percent(row[TASKS[0]])} | {percent(row[TASKS[1]])} |" for label, row in rows),
+        "| coco-mini, encoder `conse` | object discovery, mAP % | description assignment, mAP % | box fits, % |",
+        "|---|--:|--:|--:|",
+        *(
+            f"| {label} | {percent(row[TASKS[0]])} | {percent(row[TASKS[1]])} | {fits(row)} |"
+            for label, row in rows
+        ),
         "",
-        f"Without a FENet, {100 * cut['1']:.0f} % of the first hits for a COCO class name show the class, and"
-        f" {100 * cut['5']:.0f} % of the first five; where the image is right, the box fits the object (IoU ≥ 0.5) in"
-        f" {100 * answers['boxes_that_fit']:.0f} % of the hits. Indexing takes"
+        "FENet saw captions of other images, the learned regions boxes of these other images without class names, the test"
+        " images nothing. *Box fits*: of the right images among the first ten for a class name, the share whose best region"
+        " has an IoU ≥ 0.5 with an object of the class.",
+        "",
+        f"In a new index, {100 * after['precision']['1']:.0f} % of the first hits for a COCO class name show the class"
+        f" ({100 * before['precision']['1']:.0f} % without the FENet that comes with felga), and"
+        f" {100 * after['precision']['5']:.0f} % of the first five. Indexing takes"
         f" {indexing['machine']['cores']} CPU cores about {1 / run['images_per_second']:.2f} s per image with its captions"
         f" and peaks at {run['peak_mib'] / 1024:.1f} GiB of memory for {run['images']:,} images.",
+    ]
+
+
+def unknown_words() -> list[str]:
+    """Class names that ImageNet lacks, before and after the FENet that comes with felga."""
+    found = load("answers")
+    before, after = found["frozen"]["unknown"], found["default"]["unknown"]
+    order = sorted(before, key=lambda name: before[name] - after[name])
+    return [
+        f"Of the {found['queries']} class names in {found['images']} test images, {len(order)} share no word with ImageNet's"
+        " classes. Right among their first five hits, in %, without and with the FENet:",
+        "",
+        "| " + " | ".join(order) + " |",
+        "|" + "--:|" * len(order),
+        "| " + " | ".join(f"{100 * before[name]:.0f} → {100 * after[name]:.0f}" for name in order) + " |",
     ]
 
 
@@ -86,64 +120,88 @@ def install_size() -> list[str]:
 def warning() -> list[str]:
     """Scores of words that name nothing in the images."""
     found = load("answers")
-    absent = " and ".join(f"{found['absent'][word]:.2f} for `{word}`" for word in ("submarine", "xqzvblorp"))
-    present = " and ".join(f"{found['present'][word]:.2f} for `{word}`" for word in ("dog", "person"))
+    best = found["default"]
+    absent = " and ".join(f"{best['absent'][word]:.2f} for `{word}`" for word in ("submarine", "xqzvblorp"))
+    present = " and ".join(f"{best['present'][word]:.2f} for `{word}`" for word in ("dog", "person"))
     return [
         f"In {found['images']} photographs the best hit scores {present}, which they show, but {absent}, which they do not.",
     ]
 
 
-def quality() -> list[str]:
-    """mAP by the paper's protocol on coco-mini."""
-    found, whole = load("coco-mini-conse"), load("coco-mini-conse-all-pairs")
-    data, frozen = found["data"], found["results"]["frozen"]
-    owner = (
-        []
-        if "felga+owner" in found["results"]
-        else [
-            "- Dense + global, Sparse + global and FELGA also carry an owner loss that the other rows lack, so their gain is not"
-            " that of the global loss alone.",
-        ]
-    )
+def quality_of(name: str, regions: str, command: str) -> list[str]:
+    """mAP and boxes of one results file."""
+    found = load(name)
+    frozen = found["results"]["frozen"]
     lines = [
+        f"### {regions}",
+        "",
+        "| | object discovery | description assignment | bounds by ties | box fits | AP@50 of boxes | phrase grounding |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row, entry in found["results"].items():
+        method, _, scoring = row.partition(" ")
+        label = METHODS.get(method, method) + (f", {scoring.replace(' ', ' and ')}" if scoring else "")
+        discovery, assignment = (entry[task] for task in TASKS)
+        boxes = entry.get("localisation")
+        more = (
+            f"{fits(entry)} | {100 * boxes['detection']['ap50']:.1f} | {100 * boxes['grounding']['accuracy']:.1f}"
+            if boxes
+            else " | | "
+        )
+        lines.append(
+            f"| {label} | {percent(discovery)} | {percent(assignment)} | {bounds(assignment)} | {more} |"
+        )
+    chance = (f"{100 * frozen[task]['chance']['map']:.1f}" for task in TASKS)
+    ceiling = (f"{100 * found['ceiling'][task]:.1f}" for task in TASKS)
+    shares = found["diagnostic"]
+    return [
+        *lines,
+        f"| *chance* | {' | '.join(chance)} | | | | |",
+        f"| *proposal ceiling*[^ceiling] | {' | '.join(ceiling)} | | | | |",
+        "",
+        f"Frozen cosines of a pair vary by keyword ({100 * shares['keyword']:.0f} %), by region ({100 * shares['region']:.0f} %)"
+        f" and by both together ({100 * shares['interaction']:.0f} %).",
+        "",
+        "```sh",
+        command,
+        "```",
+        "",
+    ]
+
+
+def quality() -> list[str]:
+    """mAP by the paper's protocol on coco-mini, with both kinds of regions."""
+    found = load("coco-mini-learned")
+    data = found["data"]
+    return [
         "## Quality",
         "",
         f"mAP in % on coco-mini, encoder `conse`. FENet is trained on the captions of {data['train']['images']:,} COCO images,"
         f" without boxes or class names; {data['test']['images']} other images are the test. Mean of seeds"
-        f" {', '.join(map(str, found['seeds']))} ± standard deviation. For assignment, the last column is the mAP with every"
-        " tie ordered against the ranking, and for it: many texts share their best keyword.",
+        f" {', '.join(map(str, found['seeds']))} ± standard deviation. *Bounds by ties*: the mAP of assignment with every tie"
+        " ordered against the ranking, and for it: many texts share their best keyword. *Box fits*: of the right images"
+        " among the first ten, the share whose winning region has an IoU ≥ 0.5 with an object of the class.",
         "",
         "- The images are few and selected: compare the rows with each other, not with published COCO results.",
-        "- All rows are trained with the recipe `residual`, not with the paper's own (`--recipe paper`).",
-        *owner,
-        "- The table held a tenth of the pairs out to choose the best epoch. The default recipe uses all pairs and the last"
-        " epoch, which the captions prefer ([below](#fenets-recipe)); it became the default after its row here had been seen,"
-        " so FELGA's own row is the cleaner figure.",
+        "- Rows are trained with the recipe `locked`, not with the paper's own (`--recipe paper`); the owner loss of the"
+        " default recipe is a row of its own.",
+        "- *soft*: soft owner scores, *quality*: the predicted IoU of a region counts; neither is in the paper. Other rows"
+        " score by the best fragment alone (4.3).",
         "",
-        "| | object discovery | description assignment | bounds by ties |",
-        "|---|--:|--:|--:|",
-    ]
-    rows = [(METHODS[name], entry) for name, entry in found["results"].items() if name in METHODS]
-    rows.append(("**FELGA**, all pairs (the default)", whole["results"]["felga"]))
-    for label, entry in rows:
-        discovery, assignment = (entry[task] for task in TASKS)
-        lines.append(f"| {label} | {percent(discovery)} | {percent(assignment)} | {bounds(assignment)} |")
-    chance = (f"{100 * frozen[task]['chance']['map']:.1f}" for task in TASKS)
-    ceiling = (f"{100 * found['ceiling'][task]:.1f}" for task in TASKS)
-    return [
-        *lines,
-        f"| *chance* | {' | '.join(chance)} | |",
-        f"| *proposal ceiling*[^ceiling] | {' | '.join(ceiling)} | |",
-        "",
+        *quality_of(
+            "coco-mini-unsupervised",
+            "Unsupervised regions (`graphseg+edgeboxes`)",
+            "felga bench coco --root ../shared/coco-mini --regions graphseg+edgeboxes --no-quality"
+            " --out bench/results/coco-mini-unsupervised.json",
+        ),
+        *quality_of(
+            "coco-mini-learned",
+            "Learned regions (`learned`: trained on boxes of train2017, no class names)",
+            "felga bench coco --root ../shared/coco-mini --methods entire,frozen,random,felga,felga+owner"
+            " --out bench/results/coco-mini-learned.json",
+        ),
         "[^ceiling]: What the proposals alone allow: every image with a region of IoU ≥ 0.5 on an object ranked first, every"
         " text with a keyword that names the class ranked first. An encoder that sees around its region can exceed it.",
-        "",
-        "All tables of the paper, with its numbers beside: [coco-mini-conse.md](../bench/results/coco-mini-conse.md).",
-        "",
-        "```sh",
-        "felga bench coco --root ../shared/coco-mini --set validation=0.1 --out bench/results/coco-mini-conse.json",
-        "felga bench coco --root ../shared/coco-mini --methods frozen,felga --out bench/results/coco-mini-conse-all-pairs.json",
-        "```",
         "",
     ]
 
@@ -151,27 +209,52 @@ def quality() -> list[str]:
 def answers() -> list[str]:
     """What a user sees."""
     found = load("answers")
-    best = sorted(found["present"].items(), key=lambda row: -row[1])
-    shown = [*best[:2], *(row for row in best if row[0] in ("bus", "dog", "person"))]
-    return [
+    lines = [
         "## First hits and boxes",
         "",
         f"The {found['queries']} class names that occur in the {found['images']} images of {found['dataset']}, searched for in"
-        " an index of the default parts without a FENet (`python bench/answers.py`):",
+        " an index of the default parts, without a FENet and with the one that comes with felga (`python bench/answers.py`):",
         "",
-        "| precision at 1 | at 5 | at 10 | box fits (IoU ≥ 0.5) | mean IoU of the box | best region is the whole image |",
-        "|--:|--:|--:|--:|--:|--:|",
-        "| "
-        + " | ".join(f"{100 * found['precision'][cut]:.1f} %" for cut in ("1", "5", "10"))
-        + f" | {100 * found['boxes_that_fit']:.1f} % | {found['mean_iou']:.2f} | {100 * found['whole_image']:.1f} % |",
+        "| | precision at 1 | at 5 | at 10 | box fits (IoU ≥ 0.5) | mean IoU of the box | best region is the whole image |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for label, row in (("no FENet", found["frozen"]), ("default", found["default"])):
+        cuts = " | ".join(f"{100 * row['precision'][cut]:.1f} %" for cut in ("1", "5", "10"))
+        lines.append(
+            f"| {label} | {cuts} | {100 * row['boxes_that_fit']:.1f} % | {row['mean_iou']:.2f}"
+            f" | {100 * row['whole_image']:.1f} % |"
+        )
+    best = sorted(found["default"]["present"].items(), key=lambda row: -row[1])
+    shown = [*best[:2], *(row for row in best if row[0] in ("bus", "dog", "person"))]
+    return [
+        *lines,
         "",
         "The box columns count only hits whose image is right. Scores of the best hit, for words that are in the images: "
         + ", ".join(f"{word} {score:.2f}" for word, score in shown)
         + "; and for words that are not: "
-        + ", ".join(f"{word} {score:.2f}" for word, score in found["absent"].items())
+        + ", ".join(f"{word} {score:.2f}" for word, score in found["default"]["absent"].items())
         + ".",
         "",
     ]
+
+
+def quality_weight() -> list[str]:
+    """What the weight of quality was chosen by."""
+    found = load("quality_weight")
+    lines = [
+        "## The weight of quality",
+        "",
+        f"On {found['images']} images of train2017 that neither region head nor FENet had seen (`python"
+        " bench/quality_weight.py`): mAP of discovery by class names, and how often the winning box fits, in %. The default"
+        " is 0.1: the boxes gain most of what they can at a small price in mAP.",
+        "",
+        "| | weight | mAP, best region | box fits | mAP, soft | box fits |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in found["results"]:
+        values = " | ".join(f"{row[name]:.1f}" for name in ("map_max", "fits_max", "map_soft", "fits_soft"))
+        lines.append(f"| {METHODS[row['method']].strip('*')} | {row['gamma']:g} | {values} |")
+    return [*lines, ""]
 
 
 def recipes() -> list[str]:
@@ -191,7 +274,7 @@ def recipes() -> list[str]:
     for name, entry in found["variants"].items():
         mean = entry["mean"]
         lines.append(
-            f"| {name} | +{mean['discovery']:.1f} | +{mean['assignment']:.1f} | {len(entry['seeds'])} | {mean['cpu_seconds']:.0f} |"
+            f"| {name} | {mean['discovery']:+.1f} | {mean['assignment']:+.1f} | {len(entry['seeds'])} | {mean['cpu_seconds']:.0f} |"
         )
     return [*lines, ""]
 
@@ -250,7 +333,7 @@ def proposals() -> list[str]:
     """Recall of the region proposers."""
     from felga.evaluation.proposal_recall import as_table
 
-    found = load("proposals")
+    found, unseen = load("proposals"), load("unseen_classes")
     return [
         "## Region proposals",
         "",
@@ -258,6 +341,11 @@ def proposals() -> list[str]:
         " (`felga bench proposals`):",
         "",
         as_table(found["results"]).rstrip(),
+        "",
+        f"`learned` was trained on boxes of train2017, without class names. Classes that it has never seen, {unseen['dataset']}"
+        " (`python bench/unseen_classes.py`):",
+        "",
+        as_table(unseen["results"]).rstrip(),
         "",
     ]
 
@@ -329,12 +417,28 @@ def installation() -> list[str]:
 
 def measured() -> list[str]:
     """All of docs/measured.md."""
-    parts = (quality, answers, recipes, indexing, startup, evaluator, proposals, pooling, installation)
+    parts = (
+        quality,
+        answers,
+        quality_weight,
+        recipes,
+        indexing,
+        startup,
+        evaluator,
+        proposals,
+        pooling,
+        installation,
+    )
     return [line for part in parts for line in part()]
 
 
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
-    "README.md": {"install-size": install_size, "scores": warning, "numbers": summary},
+    "README.md": {
+        "install-size": install_size,
+        "scores": warning,
+        "numbers": summary,
+        "words": unknown_words,
+    },
     "docs/measured.md": {"numbers": measured},
 }
 

@@ -26,8 +26,6 @@ Scores: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
-Transform: TypeAlias = Callable[[Vectors], Vectors]
-"""Unit vectors (n, dim) to unit vectors (n, dim'), such as a FENet computes."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, called as work proceeds; ``stage`` names what is counted."""
 

@@ -36,6 +36,7 @@ def bench_coco(
     regions: flags.Regions = flags.DEFAULTS.regions,
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
     whole: flags.Whole = flags.DEFAULTS.whole,
+    quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
     recipe: Annotated[str, typer.Option(help="locked, residual, paper+, paper or auto.")] = "auto",
     settings: flags.Settings = None,
@@ -68,8 +69,8 @@ def bench_coco(
             root,
             methods=None if methods == "all" else flags.parse_names(methods),
             options=Options(
-                encoder=encoder, regions=regions, keywords=keywords, whole=whole, pooling=pooling,
-                device=device, batch_size=batch_size,
+                encoder=encoder, regions=regions, keywords=keywords, whole=whole, quality=quality,
+                pooling=pooling, device=device, batch_size=batch_size,
             ),
             train_root=train_root, train_split=train_split, test_split=test_split,
             ids=ids, train_ids=train_ids, recipe=recipe, changes=flags.parse_settings(settings),

@@ -45,6 +45,9 @@ OwnerScore = Annotated[
         help="max: an image or text scores its best fragment (the paper); soft: the others count, too."
     ),
 ]
+RegionQuality = Annotated[
+    bool, typer.Option("--quality/--no-quality", help="Predict for every region how well it fits an object.")
+]
 Pooling = Annotated[Pool | None, typer.Option(help="roi: one pass per image; crop: one per region.")]
 BatchSize = Annotated[int, typer.Option(help="Crops or texts per forward pass.")]
 Settings = Annotated[

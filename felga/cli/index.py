@@ -31,7 +31,6 @@ Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, o
 TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]
 TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
 TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
-Quality = Annotated[bool, typer.Option(help="Predict for every region how well it fits an object.")]
 Fenet = Annotated[
     str,
     typer.Option(
@@ -61,7 +60,7 @@ def index(
     top_regions: TopRegions = flags.DEFAULTS.top_regions,
     top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
     whole: flags.Whole = flags.DEFAULTS.whole,
-    quality: Quality = flags.DEFAULTS.quality,
+    quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
     fenet: Fenet = "auto",
     device: flags.Device = flags.DEFAULTS.device,
