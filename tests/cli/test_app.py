@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from PIL import Image
 import felga
 from felga.cli import app as cli
 from felga.errors import FelgaError
+from felga.search.scoring import GAMMA
 from felga.show.sheets import REGION
 from tests.cli.calls import call
 
-COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "data"]
+COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "train-regions", "data"]
 COMMANDS += ["fenet apply", "bench coco", "bench proposals"]
 
 
@@ -60,7 +62,10 @@ def test_search_as_json(capsys, demo):
     assert len(hit["regions"][0]["box"]) == 4
     region = hit["regions"][0]
     assert set(region) == {"box", "score", "similarity", "quality", "whole"}
-    assert region["score"] == region["similarity"], "the quality of these regions is not known"
+    assert 0 < region["quality"] <= 1
+    assert region["score"] == pytest.approx(
+        region["similarity"] + GAMMA * math.log(region["quality"]), abs=1e-5
+    )
     words = ["search", "cat", "--index", demo[0], "-k", 1, "--format", "json"]
     (best,) = json.loads(call(capsys, *words, "--owner-score", "max")[0])["hits"]
     assert best["score"] == best["regions"][0]["score"]
@@ -119,7 +124,7 @@ def test_info_and_verify(capsys, demo):
     out, _ = call(capsys, "info", "--index", demo[0])
     assert "conse, 384 dimensions" in out
     assert "1280 per region" in out
-    assert "as the proposer says, if it does" in out
+    assert "predicted by learned" in out
     out, _ = call(capsys, "info", "--index", demo[0], "--format", "json")
     assert json.loads(out)["format"] == "felga-index"
     out, _ = call(capsys, "verify", "--index", demo[0])
