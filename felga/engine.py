@@ -165,10 +165,13 @@ class Engine:
         *,
         regions: int = 1,
         whole: bool = True,
-        quality: bool = True,
+        quality: bool = False,
         owner: OwnerScore = "soft",
     ) -> list[ImageHit]:
-        """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it."""
+        """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it.
+
+        Quality does not count unless asked for: an image finds itself, be it an object or not.
+        """
         return self._image_hits(self._image_vector(image, box), k, regions, whole, quality, owner)[0]
 
     def assign(

@@ -104,14 +104,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
-    """The demo corpus indexed by conse: (index folder, DemoCorpus). Not to be written to."""
+    """The demo corpus indexed by conse, without a FENet: (index folder, DemoCorpus). Not to be written to."""
     from felga.corpus.demo import write_demo
     from felga.corpus.folder import FolderCorpus
     from felga.indexing import Options, index
 
     base = tmp_path_factory.mktemp("demo")
     made = write_demo(base / "corpus")
-    index(FolderCorpus(made.folder), base / "index", Options(device="cpu"))
+    index(FolderCorpus(made.folder), base / "index", Options(device="cpu"), fenet="none")
     return base / "index", made
 
 

@@ -14,8 +14,8 @@ from felga.indexing import Options, Report, index
 from felga.store.manifest import read_manifest
 from felga.store.stored import StoredIndex
 
-CHEAP = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
-WORDS = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
+CHEAP = Options(encoder="toy", keywords="words", regions="grid", quality=False, commit_every=4, device="cpu")
+WORDS = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--no-quality", "--device", "cpu"]
 
 
 def write(folder: Path, names: list[str], seed: int = 0) -> None:

@@ -38,7 +38,13 @@ QueryEncoder = Annotated[
 Regions = Annotated[str, typer.Option(help="Region proposer: see felga doctor.")]
 Keywords = Annotated[str, typer.Option(help="Keyword proposer: see felga doctor.")]
 Whole = Annotated[bool, typer.Option(help="Count the whole image as a region.")]
-Quality = Annotated[bool, typer.Option(help="Count how well a region fits an object, where it is known.")]
+Quality = Annotated[
+    bool | None,
+    typer.Option(
+        "--quality/--no-quality",
+        help="Count how well a region fits an object. [default: for words, not with --image]",
+    ),
+]
 OwnerScore = Annotated[
     Literal["soft", "max"],
     typer.Option(

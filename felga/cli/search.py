@@ -30,7 +30,7 @@ def search(
     box: flags.BoxText = None,
     regions: Annotated[int, typer.Option(help="Boxes per hit.")] = 1,
     whole: flags.Whole = True,
-    quality: flags.Quality = True,
+    quality: flags.Quality = None,
     owner_score: flags.OwnerScore = "soft",
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
@@ -62,13 +62,13 @@ def search(
             path = _query_image(engine, image)
             hits = [
                 engine.search_image(
-                    path, part, top, regions=regions, whole=whole, quality=quality, owner=owner_score
+                    path, part, top, regions=regions, whole=whole, quality=bool(quality), owner=owner_score
                 )
             ]
         else:
             _say_unknown(engine, asked)
             hits = engine.search_all(
-                asked, top, regions=regions, whole=whole, quality=quality, owner=owner_score
+                asked, top, regions=regions, whole=whole, quality=quality is not False, owner=owner_score
             )
         missing = _missing(engine, hits)
     print_answers(

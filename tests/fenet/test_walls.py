@@ -13,7 +13,8 @@ import felga.fenet
 
 FILES = sorted(Path(felga.fenet.__file__).parent.glob("*.py"))
 PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
-OURS = ("felga.fenet", "felga.errors", "felga.files", "felga.types", "felga.version", "felga.models.device")
+OURS = ("felga.fenet", "felga.errors", "felga.files", "felga.types", "felga.version")
+OURS += ("felga.models.arrays", "felga.models.device")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
