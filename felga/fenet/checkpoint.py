@@ -82,7 +82,7 @@ class Checkpoint:
     @property
     def out(self) -> int:
         """d', the length of the vectors that it gives."""
-        return self.recipe.length_of(self.dim)
+        return self.recipe.length_of(self.dim) + (self.closed_form.ridge.shape[1] if self.closed_form else 0)
 
     @property
     def feature_dim(self) -> int | None:
@@ -131,7 +131,7 @@ class Checkpoint:
         """
         vectors = self._checked(vectors)
         if self.closed_form is not None:
-            return self.closed_form.keywords(vectors)
+            return self.closed_form.keywords(vectors, self.recipe.ridge)
         return self._embedder.keywords(vectors)
 
     @cached_property
@@ -264,16 +264,18 @@ def _closed_form(arrays: Mapping[str, npt.NDArray[Any]]) -> ClosedForm:
 
 
 def _shapes(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of all weights; the numbers of features and components are those of ``components``."""
+    """The shapes of all weights; numbers of features, keywords and components are those of the matrices."""
     shapes: dict[str, tuple[int, ...]] = {}
     components = 0
     if recipe.network == "locked":
         found = arrays["components"].shape if "components" in arrays else ()
-        if len(found) != 2 or 0 in found:
-            raise ValueError("its components are not a matrix")
+        mapped = arrays["text_map"].shape if "text_map" in arrays else ()
+        if len(found) != 2 or 0 in found or len(mapped) != 2 or 0 in mapped:
+            raise ValueError("its components or its text_map are not a matrix")
         length, components = found
         shapes |= {"region_mean": (dim,), "keyword_mean": (dim,), "feature_mean": (length,)}
-        shapes |= {"feature_scale": (length,), "components": found, "ridge": (length, dim)}
+        shapes |= {"feature_scale": (length,), "components": found, "ridge": (length, mapped[1])}
+        shapes |= {"support": (mapped[0], dim), "text_map": mapped}
     widths = [dim + components, *[recipe.hidden] * (recipe.layers - 1), recipe.length_of(dim)]
     for layer, fan_in, fan_out in zip(_layers(recipe), widths, widths[1:], strict=False):
         shapes[f"{layer}.weight"], shapes[f"{layer}.bias"] = (fan_out, fan_in), (fan_out,)
@@ -296,9 +298,10 @@ def unusable(recipe: Recipe, dim: int, arrays: Mapping[str, npt.NDArray[Any]]) -
             bound = max(recipe.input_scale, 1) * _input_bound(closed_form) + recipe.ridge
             if not bound <= LARGEST:  # NaN, too
                 return OVERFLOW
-            if not (np.linalg.norm(moved - closed_form.keyword_mean, axis=1) > 1e-6).all():
-                return "it embeds keywords with length 0"
             seen = rng.standard_normal((4, len(closed_form.feature_mean))).astype(np.float16)
+            parts = closed_form.keywords(moved, 1.0), closed_form.ridge_embeddings(moved, seen)
+            if not all((np.abs(np.linalg.norm(part, axis=1) - 1) < 1e-3).all() for part in parts):
+                return "it embeds keywords or regions with length 0"
             moved = closed_form.inputs(moved, seen)
         start, moved = moved, moved * np.float32(recipe.input_scale)
         for number, layer in enumerate(_layers(recipe)):
@@ -323,4 +326,8 @@ def _input_bound(closed_form: ClosedForm) -> float:
     seen = float(np.linalg.norm((1 + np.abs(closed_form.feature_mean)) / scale))
     matrices = np.linalg.norm(closed_form.components), np.linalg.norm(closed_form.ridge)
     means = np.linalg.norm(closed_form.region_mean), np.linalg.norm(closed_form.keyword_mean)
-    return 1.0 + seen * float(sum(matrices)) + float(sum(means))
+    lengths = np.linalg.norm(closed_form.support, axis=1)
+    if not (lengths <= 2).all():  # NaN, too; or the kernel would overflow
+        return float("inf")
+    texts = len(lengths) * 30 * float(np.linalg.norm(closed_form.text_map))  # exp((2 - 1) / WIDTH) < 30
+    return 1.0 + seen * float(sum(matrices)) + float(sum(means)) + texts

@@ -1,8 +1,9 @@
 """The closed-form part of the `locked` network: a ridge regression from region features to keywords.
 
-The text side is a fixed map, as in locked tuning (Zhai et al. 2022): a keyword's embedding is its frozen
-vector, centred. The regression tells from a region's features which keywords the image's text has, and
-writes the answer in the space of keywords: no rate, no seed, one pass over any number of images.
+The text side is a fixed map, as in locked tuning (Zhai et al. 2022). The regression tells from a region's
+features which keywords the image's text has; words that no text had are reached through a Gaussian kernel
+between word vectors (Nystroem features, Williams and Seeger 2001). Both sides are then reduced to the few
+directions in which regions differ. No rate, no seed, one pass over any number of images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.fenet.recipes import RECIPES
 from felga.types import Floats, RegionFeatures, Rows, Vectors
 
 if TYPE_CHECKING:
@@ -25,9 +25,17 @@ FEWEST_TEXTS = 3
 RIDGE = 3.0
 """Of the regression on features, in mean eigenvalues of their covariance."""
 TEXT_RIDGE = 0.1
-"""Of the regression on text embeddings, in mean eigenvalues of their second moments."""
+"""Of the regression on kernel features of keywords, in mean eigenvalues of the kernel matrix."""
+WIDTH = 0.3
+"""t of the kernel ``exp((cos - 1) / t)`` between keywords."""
+FLOOR = 1e-4
+"""Eigenvalues of the kernel matrix below this share of the largest carry nothing but rounding."""
+DIRECTIONS = 128
+"""Length of a ridge embedding, at most."""
 COMPONENTS = 256
 """Principal components of the features that the network takes."""
+ALONE = 2.0
+"""w of the closed form without a network, whose frozen vectors know less."""
 BLOCK = 2048
 """Regions read at once."""
 
@@ -36,15 +44,18 @@ BLOCK = 2048
 class ClosedForm:
     """What is known before the first step of a training; by itself an embedding of both sides.
 
-    With a region's features x, standardised: its ridge embedding is unit(x M), its embedding is
-    unit(unit(vector - mean) + w ridge), and a keyword's unit(vector - mean). w is the recipe's ``ridge``.
+    A region's ridge embedding is unit(x A), x its standardised features; a keyword's is unit(k B), k its
+    kernel with the support. An embedding is unit(vector - mean) and the ridge embedding side by side: the
+    cosine of two embeddings is ``(cos + w cos_ridge) / (1 + w)``, with w the ``ridge`` of the recipe.
 
     Attributes:
         region_mean, keyword_mean: (d,) float32, of the frozen vectors.
         feature_mean, feature_scale: (f,) float32, of the features.
         components: (f, c) float, principal axes of the standardised features, scaled so that rows projected
             on them have a root mean square length of 1.
-        ridge: (f, d) float, M.
+        support: (u, d) float, the centred keywords that are predicted, of length 1.
+        text_map: (u, r) float, B.
+        ridge: (f, r) float, A.
     """
 
     region_mean: npt.NDArray[np.float32]
@@ -52,6 +63,8 @@ class ClosedForm:
     feature_mean: npt.NDArray[np.float32]
     feature_scale: npt.NDArray[np.float32]
     components: npt.NDArray[Any]
+    support: npt.NDArray[Any]
+    text_map: npt.NDArray[Any]
     ridge: npt.NDArray[Any]
 
     def inputs(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
@@ -67,7 +80,7 @@ class ClosedForm:
         return np.concatenate(parts)
 
     def ridge_embeddings(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
-        """The ridge embeddings (n, d) of regions, of length 1; arguments and errors of :meth:`inputs`."""
+        """The ridge embeddings (n, r) of regions, of length 1; arguments and errors of :meth:`inputs`."""
         parts = [np.empty((0, self.ridge.shape[1]), np.float32)]
         matrix = self.ridge.astype(np.float32)
         parts += [unit(seen @ matrix) for _, seen in self._standardised(vectors, features)]
@@ -75,12 +88,24 @@ class ClosedForm:
 
     def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
         """Embeddings of regions by the closed form alone; arguments and errors of :meth:`inputs`."""
-        weight = RECIPES["locked"].ridge
-        return unit(unit(vectors - self.region_mean) + weight * self.ridge_embeddings(vectors, features))
+        base = unit(np.asarray(vectors, np.float32) - self.region_mean)
+        return joined(base, self.ridge_embeddings(vectors, features), ALONE)
 
-    def keywords(self, vectors: Vectors) -> Vectors:
-        """Embeddings (n, d) of keywords, from their frozen vectors (n, d)."""
+    def centred(self, vectors: Vectors) -> Vectors:
+        """The fixed map (n, d) of frozen vectors of keywords (n, d), which the network is trained against."""
         return unit(np.asarray(vectors, np.float32) - self.keyword_mean)
+
+    def keywords(self, vectors: Vectors, weight: float | None = None) -> Vectors:
+        """Embeddings (n, d + r) of keywords, from their frozen vectors (n, d).
+
+        Args:
+            weight: w; None: that of the closed form alone.
+        """
+        named = self.centred(vectors)
+        kernel = np.exp((named @ self.support.astype(np.float32).T - 1) / WIDTH)  # (n, u)
+        return joined(
+            named, unit(kernel @ self.text_map.astype(np.float32)), ALONE if weight is None else weight
+        )
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All arrays by name, the matrices as float16, as a checkpoint keeps them."""
@@ -109,6 +134,12 @@ NO_FEATURES = (
     "a locked FENet needs the features of regions, and there are none: index again with an encoder that has "
     "them, such as conse, or use a FENet of another recipe"
 )
+
+
+def joined(vectors: Vectors, ridge: Vectors, weight: float) -> Vectors:
+    """Unit vectors (n, d) and (n, r) side by side, of length 1, as in :class:`ClosedForm`; w is ``weight``."""
+    rows: Vectors = np.concatenate([vectors, np.float32(np.sqrt(weight)) * ridge], 1)
+    return rows / np.float32(np.sqrt(1 + weight))
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
@@ -146,8 +177,7 @@ def fit(features: Features, pairs: Rows | None = None) -> ClosedForm:
     vectors = features.keywords[words].astype(np.float64)
     keyword_mean = vectors.mean(0)
     named = unit(vectors - keyword_mean).astype(np.float64)  # (u, d)
-    square = named.T @ named  # (d, d)
-    square += TEXT_RIDGE * max(np.trace(square) / len(square), 1e-6) * np.eye(len(square))
+    text_map, ridge = _reduced(named, by_feature, spread)
     count = min(COMPONENTS, len(values))
     length = np.sqrt(max(values[:count].sum(), 1e-12))
     return ClosedForm(
@@ -156,8 +186,28 @@ def fit(features: Features, pairs: Rows | None = None) -> ClosedForm:
         feature_mean=mean.astype(np.float32),
         feature_scale=scale.astype(np.float32),
         components=(axes[:, :count] / length).astype(np.float32),
-        ridge=np.linalg.solve(square, named.T @ by_feature.T).T.astype(np.float32),
+        support=named.astype(np.float32),
+        text_map=text_map.astype(np.float32),
+        ridge=ridge.astype(np.float32),
     )
+
+
+def _reduced(named: Floats, by_feature: Floats, spread: Floats) -> tuple[Floats, Floats]:
+    """The maps of keywords (u, r) and of features (f, r) to ridge embeddings.
+
+    Args:
+        named: (u, d) unit vectors of the keywords.
+        by_feature: (f, u) the regression on features.
+        spread: (f, f) covariance of the standardised features.
+    """
+    values, axes = np.linalg.eigh(np.exp((named @ named.T - 1) / WIDTH))
+    kept = values > FLOOR * values[-1]
+    values, axes = values[kept], axes[:, kept]  # the kernel features of the keywords are axes * sqrt(values)
+    shrunk = values + TEXT_RIDGE * values.mean()
+    ridge = by_feature @ (axes * (np.sqrt(values) / shrunk))  # (f, k)
+    _, directions = np.linalg.eigh(ridge.T @ spread @ ridge)
+    directions = directions[:, ::-1][:, :DIRECTIONS]  # (k, r), in which regions differ most
+    return axes / np.sqrt(values) @ directions, ridge @ directions
 
 
 @dataclass(frozen=True)

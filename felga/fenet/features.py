@@ -239,7 +239,7 @@ class Features:
             else torch.from_numpy(closed_form.inputs(self.regions, self.region_features)).to(device),
             texts=None
             if closed_form is None
-            else torch.from_numpy(closed_form.keywords(self.keywords)).to(device),
+            else torch.from_numpy(closed_form.centred(self.keywords)).to(device),
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from felga.errors import BadInputError
-from felga.fenet.closed_form import ClosedForm, unit
+from felga.fenet.closed_form import ClosedForm, joined
 from felga.fenet.recipes import Recipe
 from felga.models.arrays import Arrays
 from felga.types import RegionFeatures, Vectors
@@ -101,7 +101,7 @@ class Embedder:
     ridge: float
 
     def regions(self, vectors: Vectors, features: RegionFeatures | None) -> Vectors:
-        """Eq. 8, or locked: the network's output plus ``ridge`` times the ridge embedding, of length 1.
+        """Eq. 8, or locked: the network's output and the ridge embedding side by side, of length 1.
 
         Raises:
             BadInputError: a locked network gets no features, or such of another length.
@@ -109,11 +109,13 @@ class Embedder:
         if self.closed_form is None:
             return self.net.embed(vectors)
         moved = self.net.embed(self.closed_form.inputs(vectors, features))
-        return unit(moved + self.ridge * self.closed_form.ridge_embeddings(vectors, features))
+        return joined(moved, self.closed_form.ridge_embeddings(vectors, features), self.ridge)
 
     def keywords(self, vectors: Vectors) -> Vectors:
         """Eq. 8, or locked: the closed form's fixed map."""
-        return self.net.embed(vectors) if self.closed_form is None else self.closed_form.keywords(vectors)
+        if self.closed_form is None:
+            return self.net.embed(vectors)
+        return self.closed_form.keywords(vectors, self.ridge)
 
 
 def build(recipe: Recipe, dim: int, components: int = 0) -> FENet:

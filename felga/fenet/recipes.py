@@ -61,8 +61,8 @@ class Recipe:
         method: pseudo-labels and losses.
         residual: add the network's output to the frozen vector (:class:`felga.fenet.model.FENet`).
         layers, hidden, out, dropout: the network; ``out`` None: the length of the frozen vectors.
-        ridge: length of a region's ridge embedding beside that of the network, which has length 1; only a
-            locked network has one.
+        ridge: weight of the cosine of ridge embeddings beside that of the network's; only a locked network
+            has them.
         input_scale: multiplies the unit vectors that a shared network takes, not what is added to its output.
         rate, momentum, weight_decay, batch, epochs: SGD; ``batch`` counts pairs.
         schedule: ``step`` multiplies the rate by ``drop`` after the share ``drop_at`` of the epochs;
@@ -92,7 +92,7 @@ class Recipe:
     hidden: int = 4096
     out: int | None = 512
     dropout: float = 0.2
-    ridge: float = 2.0
+    ridge: float = 0.75
     input_scale: float = 1.0
     rate: float = 0.1
     momentum: float = 0.9

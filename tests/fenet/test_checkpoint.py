@@ -82,7 +82,17 @@ def test_a_locked_network_refuses_features_that_do_not_fit(locked):
 
 @pytest.mark.parametrize(
     "name",
-    ["region_mean", "keyword_mean", "feature_mean", "feature_scale", "components", "ridge", "net.0.bias"],
+    [
+        "region_mean",
+        "keyword_mean",
+        "feature_mean",
+        "feature_scale",
+        "components",
+        "ridge",
+        "support",
+        "text_map",
+        "net.0.bias",
+    ],
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_locked_network_with_one_spoilt_number_is_refused(locked, tmp_path, name, value):
@@ -96,12 +106,15 @@ def test_a_locked_network_with_one_spoilt_number_is_refused(locked, tmp_path, na
         load_fenet(tmp_path / "x.fenet")
 
 
-def test_a_locked_region_is_its_networks_output_and_twice_its_ridge(locked):
+def test_a_locked_region_is_its_networks_output_beside_its_ridge(locked):
     closed = locked.closed_form
     moved = locked.net.embed(closed.inputs(SEEN.regions, SEEN.region_features))
     ridge = closed.ridge_embeddings(SEEN.regions, SEEN.region_features)
-    expected = unit(moved + 2 * ridge)
-    assert np.allclose(locked.regions(SEEN.regions, SEEN.region_features), expected, atol=1e-6)
+    expected = unit(np.concatenate([moved, np.sqrt(0.75) * ridge], 1))
+    found = locked.regions(SEEN.regions, SEEN.region_features)
+    assert np.allclose(found, expected, atol=1e-6)
+    assert found.shape[1] == locked.out
+    assert locked.keywords(SEEN.keywords).shape[1] == locked.out
 
 
 @pytest.mark.parametrize("change", [{"ridge": 1e300}, {"input_scale": 1e300}])
@@ -120,6 +133,9 @@ def test_a_recipe_that_overflows_is_refused(locked, tmp_path, change):
         ("ridge", lambda x: x.astype("f8"), "do not have the shapes"),
         ("components", lambda x: x[:, :-1], "do not have the shapes"),
         ("components", lambda x: x[0], "not a matrix"),
+        ("text_map", lambda x: 0 * x, "length 0"),
+        ("text_map", lambda x: x[:-1], "do not have the shapes"),
+        ("support", lambda x: 100 * x, "not finite or overflow"),
         ("components", lambda x: x[:0], "not a matrix"),
         ("region_mean", lambda x: x[:-1], "do not have the shapes"),
     ],

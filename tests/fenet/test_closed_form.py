@@ -9,7 +9,7 @@ import pytest
 
 from felga.errors import BadInputError
 from felga.fenet import closed_form
-from felga.fenet.closed_form import RIDGE, TEXT_RIDGE, fit
+from felga.fenet.closed_form import ALONE, FLOOR, RIDGE, TEXT_RIDGE, WIDTH, fit
 
 from .pairs import make_pairs, unit, with_empty_pairs
 
@@ -34,6 +34,7 @@ def standardised(features, pairs):
 
 def test_the_ridge_is_that_of_scikit_learn():
     Ridge = pytest.importorskip("sklearn.linear_model").Ridge
+    KernelRidge = pytest.importorskip("sklearn.kernel_ridge").KernelRidge
     pairs = FEATURES.usable
     x, owner, weight = standardised(FEATURES, pairs)
     has = np.zeros((len(pairs), len(FEATURES.keywords)))
@@ -47,16 +48,34 @@ def test_the_ridge_is_that_of_scikit_learn():
     by_feature = first.fit(x, answers, sample_weight=weight).coef_.T  # (f, u)
     named = FEATURES.keywords - FEATURES.keywords.astype(float).mean(0)
     named /= np.linalg.norm(named, axis=1, keepdims=True)
-    second = Ridge(alpha=TEXT_RIDGE * len(named) / named.shape[1], fit_intercept=False)
-    expected = second.fit(named, by_feature.T).coef_  # (f, d)
     found = fit(FEATURES)
-    assert np.allclose(found.ridge, expected, atol=1e-4 * np.abs(expected).max())
+    # all directions are kept here: the product of both sides is kernel ridge regression, up to lengths
+    kernel = np.exp((named @ named.T - 1) / WIDTH)
+    values = np.linalg.eigvalsh(kernel)
+    second = KernelRidge(alpha=TEXT_RIDGE * values[values > FLOOR * values[-1]].mean(), kernel="precomputed")
+    expected = x @ second.fit(kernel, by_feature.T).predict(kernel).T  # (n, u)
+    scores = (x @ found.ridge) @ (kernel @ found.text_map).T
+    assert np.allclose(scores, expected, atol=1e-3 * np.abs(expected).max())
     ridge = found.ridge_embeddings(FEATURES.regions, FEATURES.region_features)
-    assert np.allclose(ridge, unit(x @ expected), atol=1e-3)
+    assert np.allclose(ridge, unit(x @ found.ridge), atol=1e-3)
     base = unit(FEATURES.regions - FEATURES.regions.mean(0))
     both = found.regions(FEATURES.regions, FEATURES.region_features)
-    assert np.allclose(both, unit(base + 2 * unit(x @ expected)), atol=1e-3)
-    assert np.allclose(found.keywords(FEATURES.keywords), named, atol=1e-5)
+    words = found.keywords(FEATURES.keywords)
+    assert np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(words, axis=1), 1, atol=1e-5)
+    parts = base @ named.T, ridge @ unit(kernel @ found.text_map).T
+    assert np.allclose(both @ words.T, (parts[0] + ALONE * parts[1]) / (1 + ALONE), atol=1e-3)
+
+
+def test_few_directions_are_those_in_which_regions_differ_most(monkeypatch):
+    whole = fit(FEATURES)
+    monkeypatch.setattr(closed_form, "DIRECTIONS", 2)
+    few = fit(FEATURES)
+    x, _, weight = standardised(FEATURES, FEATURES.usable)
+    _, _, axes = np.linalg.svd(x @ whole.ridge * np.sqrt(weight)[:, None], full_matrices=False)
+    expected = x @ whole.ridge @ axes[:2].T
+    assert np.allclose(np.abs(x @ few.ridge), np.abs(expected), atol=1e-3 * np.abs(expected).max())
+    assert few.text_map.shape == (len(FEATURES.keywords), 2)
 
 
 def test_the_components_are_the_principal_ones(monkeypatch):
