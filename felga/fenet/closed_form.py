@@ -137,7 +137,7 @@ NO_FEATURES = (
 
 
 def joined(vectors: Vectors, ridge: Vectors, weight: float) -> Vectors:
-    """Unit vectors (n, d) and (n, r) side by side, of length 1, as in :class:`ClosedForm`; w is ``weight``."""
+    """Unit vectors (n, d) and (n, r) side by side, of length 1: as :class:`ClosedForm`, w is ``weight``."""
     rows: Vectors = np.concatenate([vectors, np.float32(np.sqrt(weight)) * ridge], 1)
     return rows / np.float32(np.sqrt(1 + weight))
 

@@ -62,7 +62,7 @@ def test_every_method_trains_a_locked_network(method):
     features = with_empty_pairs(make_pairs(30, seen=20))
     done = train.train(features, recipe("locked", method=method, epochs=1))
     assert np.isfinite(done.history[0]["loss"])
-    assert done.regions(features.regions, features.region_features).shape == (len(features.regions), 16)
+    assert done.regions(features.regions, features.region_features).shape == (len(features.regions), done.out)
 
 
 def test_a_locked_network_learns_beyond_its_closed_form():
