@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.cli.calls import call
 
-TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
+TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--no-quality", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -131,3 +131,13 @@ def test_defaults_are_those_of_options(capsys):
     out = " ".join(call(capsys, "index", "--help")[0].split())
     for name in ("encoder", "regions", "keywords", "top_regions", "batch_size", "max_megapixels"):
         assert f"[default: {getattr(Options(), name)}]" in out
+
+
+def test_two_hundred_captions_are_worth_a_fenet_and_fewer_are_not(toy, elsewhere, photos, capsys):
+    line = "`felga train indexes/photos` and `felga fenet apply` adapt the search to these captions"
+    assert line not in call(capsys, "index", photos, *TOY)[1]
+    for i in range(30, 200):
+        Image.new("RGB", (10, 10), (i, 200 - i, 50)).save(photos / f"{i:03d}.png")
+        (photos / f"{i:03d}.txt").write_text(f"number {i}\n")
+    assert line in call(capsys, "index", photos, *TOY)[1]
+    assert line not in call(capsys, "index", photos, *TOY)[1], "nothing new: nothing to say"

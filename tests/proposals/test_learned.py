@@ -20,6 +20,7 @@ from felga.proposals.region_training import train_regions
 from felga.registry import make_encoder
 from felga.testing import ProposerContract
 from felga.testing.proposer import IMAGES, scene
+from tests.cli.calls import call
 
 
 class TestLearned(ProposerContract):
@@ -156,6 +157,18 @@ def test_training_learns_and_resumes_to_the_same_weights(boxes_to_learn, tmp_pat
         run(boxes_to_learn, half, epochs=9, resume=True)
     run(boxes_to_learn, half, epochs=12, resume=True)
     assert half.read_bytes() == whole.read_bytes()
+
+
+def test_the_command_trains_and_says_how_to_go_on(boxes_to_learn, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    words = [boxes_to_learn / "instances.json", boxes_to_learn / "images", "--out", out, "--epochs", 1]
+    _, err = call(capsys, "train-regions", *words, "--device", "cpu")
+    assert f"felga index CORPUS --regions learned:{out}" in err
+    about = learned(str(out), device="cpu").settings()
+    assert about["supervision"] == "boxes of instances.json, no class names"
+    other = tmp_path / "one-class.safetensors"
+    run(boxes_to_learn, other, epochs=1, classes=["red"])
+    assert (read_arrays(out, "regions")[1]["boxes"], read_arrays(other, "regions")[1]["boxes"]) == (12, 6)
 
 
 def test_what_cannot_be_learned_from_is_refused(boxes_to_learn, tmp_path):
