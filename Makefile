@@ -1,9 +1,9 @@
-# make demo | make test | make check | make bench | make hero: each installs what it needs into .venv
+# make demo | make test | make check | make bench | make weights | make hero: each installs what it needs into .venv
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test check bench hero lock clean
+.PHONY: demo test check bench weights hero lock clean
 
 demo: .venv/demo
 	$(BIN)/felga demo --out runs/demo
@@ -19,17 +19,29 @@ check: .venv/test
 # Measure everything in docs/measured.md, on COCO in its official layout: make bench COCO=../shared/coco-mini
 COCO ?= ../shared/coco-mini
 bench: .venv/test
-	$(BIN)/felga bench coco --root $(COCO) --out bench/results/coco-mini-conse.json --set validation=0.1 \
-		--tables bench/results/coco-mini-conse.md --figures runs/figures --work runs/bench
-	$(BIN)/felga bench coco --root $(COCO) --methods frozen,felga --work runs/bench \
-		--out bench/results/coco-mini-conse-all-pairs.json
+	$(BIN)/felga bench coco --root $(COCO) --methods entire,frozen,random,felga,felga+owner --work runs/bench \
+		--out bench/results/coco-mini-learned.json --tables bench/results/coco-mini-learned.md --figures runs/figures
+	$(BIN)/felga bench coco --root $(COCO) --regions graphseg+edgeboxes --no-quality --work runs/bench \
+		--out bench/results/coco-mini-unsupervised.json --tables bench/results/coco-mini-unsupervised.md
 	$(BIN)/python bench/indexing.py --corpus $(COCO)/train2017
-	$(BIN)/felga bench proposals --root $(COCO) --split train2017 --every 8 --out bench/results/proposals.json
+	$(BIN)/felga bench proposals --root $(COCO) --regions learned,graphseg+edgeboxes,selective-search,grid \
+		--out bench/results/proposals.json
+	$(BIN)/python bench/unseen_classes.py --root $(COCO)
+	$(BIN)/python bench/quality_weight.py --root $(COCO)
+	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
 	$(BIN)/python bench/environment.py
 	$(BIN)/python bench/readme.py
+
+# Train what ships with felga: the region head on boxes of train2017, the FENet on its captions
+weights: .venv/test
+	$(BIN)/felga train-regions $(COCO)/annotations/instances_train2017.json $(COCO)/train2017 \
+		--supervision "boxes of coco-mini train2017, no class names" --out felga/proposals/weights/regions.safetensors
+	$(BIN)/felga index --coco $(COCO)/annotations/captions_train2017.json --images $(COCO)/train2017 \
+		--fenet none --out runs/train2017
+	$(BIN)/python bench/packaged_fenet.py runs/train2017
 
 # The picture at the top of the README, from the demo corpus
 hero: .venv/demo

@@ -15,7 +15,7 @@ from PIL import Image
 import felga
 from felga.corpus.demo import DemoCorpus, write_demo
 from felga.corpus.folder import FolderCorpus
-from felga.show.figures import Hit, result_sheet
+from felga.show.sheets import Hit, result_sheet
 
 QUERIES = ("rocket", "astronaut")
 K = 5

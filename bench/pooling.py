@@ -24,6 +24,7 @@ from felga.corpus.coco import read_coco, read_instances
 from felga.corpus.decode import read_image
 from felga.encoders import conse as module
 from felga.evaluation.results import commit, machine
+from felga.models import efficientnet
 from felga.registry import make_regions
 from felga.search.average_precision import metrics
 from felga.search.segments import segment_max
@@ -49,7 +50,9 @@ def measure(
     names: Sequence[str], contains: np.ndarray[Any, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """mAP with the whole image and the regions, with each alone, and CPU time per image."""
-    module.LONGER_SIDE = side if pooling == "roi" else module.LONGER_SIDE
+    if pooling == "roi":
+        efficientnet.LONGER_SIDE = side
+        efficientnet.shared_trunk.cache_clear()
     encoder = module.conse(network, device="cpu", batch_size=32, pooling=pooling)
     queries = encoder.encode_texts(names)
     asked = [

@@ -358,7 +358,7 @@ def pooling() -> list[str]:
         "",
         f"`conse` on {found['images']} images ({found['dataset']}): discovery mAP in % and CPU time of encoding per image, all"
         " regions in one pass (`roi`) or one pass per region (`crop`; `python bench/pooling.py`). The default is lite0, roi,"
-        " 384 px:",
+        " 448 px:",
         "",
         "| network | pooling | side | padding | whole and regions | whole alone | regions alone | ms |",
         "|---|---|--:|--:|--:|--:|--:|--:|",

@@ -61,7 +61,7 @@ class Trunk:
         longer_side: of the resized image in pixels.
     """
 
-    def __init__(self, network: str, device: torch.device, longer_side: int = LONGER_SIDE) -> None:
+    def __init__(self, network: str, device: torch.device, longer_side: int) -> None:
         self.network, self.device, self.longer_side = network, device, longer_side
         self.sha256 = NETWORKS[network][0]
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -114,9 +114,9 @@ class Trunk:
 
 
 @functools.cache
-def shared_trunk(network: str, device: torch.device, longer_side: int = LONGER_SIDE) -> Trunk:
-    """The one trunk of a network on a device."""
-    return Trunk(network, device, longer_side)
+def shared_trunk(network: str, device: torch.device) -> Trunk:
+    """The one trunk of a network on a device, at :data:`LONGER_SIDE`."""
+    return Trunk(network, device, LONGER_SIDE)
 
 
 def forward(module: nn.Module, inputs: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -144,7 +144,7 @@ def without_deviation(content):
     return content
 
 
-@pytest.mark.parametrize("name", ["coco-mini-conse.json", "coco-mini-conse-all-pairs.json"])
+@pytest.mark.parametrize("name", ["coco-mini-learned.json", "coco-mini-unsupervised.json"])
 def test_committed_results_keep_their_layout(name):
     path = Path(__file__).parents[2] / "bench" / "results" / name
     committed = json.loads(path.read_text())
