@@ -69,19 +69,11 @@ def train_regions(
         StorageError: the disk is full.
     """
     rows, boxes = _to_learn(instances, classes, leave_out)
-    origin = canonical(
-        {
-            "supervision": supervision,
-            "instances": sha256_file(instances),
-            "images": len(rows),
-            "boxes": sum(len(own.objects) for own in boxes.values()),
-            "classes": None if classes is None else sorted(classes),
-            "network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]},
-            "sides": list(SIDES),
-            "epochs": epochs,
-            "seed": seed,
-        }
-    )
+    origin: dict[str, Any] = {"supervision": supervision, "instances": sha256_file(instances)}
+    origin |= {"images": len(rows), "boxes": sum(len(own.objects) for own in boxes.values())}
+    origin |= {"classes": None if classes is None else sorted(classes), "epochs": epochs, "seed": seed}
+    origin |= {"network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]}, "sides": list(SIDES)}
+    origin = canonical(origin)
     work = Path(f"{out}.training")
     with storage_errors(out):
         if work.exists() and not resume:

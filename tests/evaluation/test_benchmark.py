@@ -69,7 +69,8 @@ def test_results_of_a_whole_run(capsys, coco, tmp_path):
         capsys, "bench", "coco", "--root", coco, "--work", tmp_path / "work", "--device", "cpu", *words, *more
     )
     found = json.loads(out.read_text())
-    assert set(found["results"]) == {"entire", "frozen", "frozen soft", "felga", "felga soft"}
+    scorings = ("", " soft", " quality", " soft quality")
+    assert set(found["results"]) == {"entire", *(m + s for m in ("frozen", "felga") for s in scorings)}
     for method in found["results"].values():
         for task in ("object_discovery", "description_assignment"):
             assert 0 <= method[task]["map"] <= 1
@@ -198,7 +199,7 @@ def test_the_owner_loss_is_a_row_of_its_own(coco, tmp_path, toy, monkeypatch):
     run = {"options": CHEAP, "seeds": [0], "work": tmp_path}
     changes = {"epochs": 1, "batch": 4, "hidden": 16}
     found = bench_coco(coco, methods=["felga", "felga+owner"], changes=changes, **run)
-    assert [(recipe.method, recipe.lambda4) for recipe in recipes] == [("felga", 0.0), ("felga", 2.0)]
+    assert [(recipe.method, recipe.lambda4) for recipe in recipes] == [("felga", 0.0), ("felga+owner", 2.0)]
     assert list(found.results) == ["felga", "felga soft", "felga+owner", "felga+owner soft"]
     with pytest.raises(BadInputError, match=r"felga\+owner needs an owner loss: set lambda4 above 0"):
         bench_coco(coco, methods=["felga+owner"], changes={**changes, "lambda4": 0.0}, **run)
