@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "locked": ("locked", {}),
     CLOSED_FORM: ("locked", {}),
     "locked without the ridge": ("locked", {"ridge": 0.0}),
-    "locked, ridge of length 1": ("locked", {"ridge": 1.0}),
+    "locked, ridge of weight 2": ("locked", {"ridge": 2.0}),
     "locked without the owner loss": ("locked", {"method": "felga"}),
     "locked, random labels": ("locked", {"method": "random"}),
     "locked, width 1,024": ("locked", {"hidden": 1024}),

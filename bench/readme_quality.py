@@ -79,7 +79,8 @@ def quality_of(name: str, regions: str, command: str) -> list[str]:
         f"| *proposal ceiling*[^ceiling] | {' | '.join(ceiling)} | | | | |",
         "",
         f"Frozen cosines of a pair vary by keyword ({100 * shares['keyword']:.0f} %), by region ({100 * shares['region']:.0f} %)"
-        f" and by both together ({100 * shares['interaction']:.0f} %).",
+        f" and by both together ({100 * shares['interaction']:.0f} %). Two regions of one image have a mean cosine of"
+        f" {shares['within_image']:.2f}, two of different images {shares['between_images']:.2f}.",
         "",
         "```sh",
         command,

@@ -84,8 +84,8 @@ def test_results_of_a_whole_run(capsys, coco, tmp_path):
     assert found["results"]["frozen"]["localisation"]["winning_boxes"]["mean_iou"] > 0.1
     assert sum(found["diagnostic"][part] for part in ("keyword", "region", "interaction")) == pytest.approx(1)
     recipe = found["data"]["recipe"]
-    assert (recipe["name"], recipe["changes"]) == ("residual", {"epochs": 2, "batch": 4})
-    assert "recipe residual with epochs=2, batch=4" in printed
+    assert (recipe["name"], recipe["changes"]) == ("locked", {"epochs": 2, "batch": 4})
+    assert "recipe locked with epochs=2, batch=4" in printed
     assert "**Boxes.**" in printed
     assert found["encoder"]["name"] == "conse"
     assert found["data"]["train"]["pairs"] == 10
