@@ -15,7 +15,7 @@ from felga.corpus.folder import FolderCorpus
 def shelf(argument, *, texts):
     return FolderCorpus("shelves/" + argument, texts=texts)
 """
-TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
+TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--no-quality", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from felga.errors import NotFoundError
 from felga.show.sheets import GREY
 from tests.cli.calls import call, start
 
-TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
+TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--no-quality", "--device", "cpu"]
 
 
 @pytest.fixture

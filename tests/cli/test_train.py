@@ -10,7 +10,7 @@ from PIL import Image
 from felga.fenet.checkpoint import load_fenet
 from tests.cli.calls import call
 
-TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--device", "cpu"]
+TOY = ["--encoder", "toy", "--keywords", "words", "--regions", "grid", "--no-quality", "--device", "cpu"]
 SMALL = ["--device", "cpu", "--set", "epochs=2", "--set", "hidden=8", "--set", "batch=4"]
 
 

@@ -53,7 +53,9 @@ def main(site: str, corpus: Path, out: Path, kills: int, seed: int) -> None:
     from felga.indexing import Options, index
     from felga.store.verify import verify
 
-    options = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
+    options = Options(
+        encoder="toy", keywords="words", regions="grid", quality=False, commit_every=4, device="cpu"
+    )
 
     def build() -> None:
         index(FolderCorpus(corpus), out, options)

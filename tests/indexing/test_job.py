@@ -94,14 +94,17 @@ def test_different_options_are_refused_and_named(made):
     folder, out = made
     for other, what in (
         (
-            Options(encoder="toy:blue", keywords="words", regions="grid"),
+            Options(encoder="toy:blue", keywords="words", regions="grid", quality=False),
             "encoder.name is 'toy', expected 'toy:blue'",
         ),
         (
-            Options(encoder="toy", keywords="words", regions="grid", top_regions=5),
+            Options(encoder="toy", keywords="words", regions="grid", quality=False, top_regions=5),
             "regions.top is 10, expected 5",
         ),
-        (Options(encoder="toy", keywords="words", regions="grid", whole=False), "regions.whole is True"),
+        (
+            Options(encoder="toy", keywords="words", regions="grid", quality=False, whole=False),
+            "regions.whole is True",
+        ),
     ):
         with pytest.raises(BadIndexError, match=what):
             run(folder, out, other)
@@ -115,7 +118,11 @@ def test_an_unfinished_first_run_refuses_different_options(tmp_path, toy, monkey
         with pytest.raises(KeyboardInterrupt):
             run(folder, out)
     with pytest.raises(BadIndexError, match="unfinished index built with other options"):
-        run(folder, out, Options(encoder="toy", keywords="words", regions="grid", top_keywords=3))
+        run(
+            folder,
+            out,
+            Options(encoder="toy", keywords="words", regions="grid", quality=False, top_keywords=3),
+        )
 
 
 def interrupt(what):

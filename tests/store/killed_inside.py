@@ -38,7 +38,9 @@ def main(site: str, corpus: Path, out: Path, fenet: Path, what: str, when: str) 
     if what == "fenet":
         apply_fenet(out, fenet)
     else:
-        options = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
+        options = Options(
+            encoder="toy", keywords="words", regions="grid", quality=False, commit_every=4, device="cpu"
+        )
         index(FolderCorpus(corpus), out, options)
 
 

@@ -39,7 +39,9 @@ def write(corpus: Path, out: Path, fenet: Path, stop: Path) -> None:
     from felga.corpus.folder import FolderCorpus
     from felga.indexing import Options, apply_fenet, index
 
-    options = Options(encoder="toy", keywords="words", regions="grid", commit_every=4, device="cpu")
+    options = Options(
+        encoder="toy", keywords="words", regions="grid", quality=False, commit_every=4, device="cpu"
+    )
     source = (corpus / "p1.png").read_bytes()
     start, step = time.monotonic(), 0
     while time.monotonic() - start < 6:
