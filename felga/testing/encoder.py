@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from felga.types import Boxes, DecodedImage, Encoder, Vectors
+from felga.types import Boxes, DecodedImage, Encoder, FeatureEncoder, Vectors
 
 TEXTS = ("bus", "a red bus", "dog", "A dog on the street!", "ünïcödé 🚌", "x" * 600)
 TOLERANCE = 1e-5
@@ -109,6 +109,16 @@ class EncoderContract:
         assert len(encoded) == len(IMAGES)
         for vectors, rows in zip(encoded, BOXES, strict=True):
             check_vectors(vectors, (len(rows), encoder.dim))
+
+    def test_features_come_with_the_same_vectors(self, encoder: Encoder) -> None:
+        if not isinstance(encoder, FeatureEncoder):
+            pytest.skip("hands out no features")
+        encoded = encoder.encode_features(IMAGES, BOXES)
+        same([vectors for vectors, _ in encoded], encoder.encode_regions(IMAGES, BOXES))
+        for (_, features), rows in zip(encoded, BOXES, strict=True):
+            assert features.shape == (len(rows), encoder.feature_dim)
+            assert features.dtype == np.float16
+            assert np.isfinite(features).all()
 
     def test_texts_are_unit_vectors(self, encoder: Encoder) -> None:
         check_vectors(encoder.encode_texts(TEXTS), (len(TEXTS), encoder.dim))
