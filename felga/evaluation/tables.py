@@ -135,7 +135,8 @@ def _footnote(results: Results) -> str:
     queries = ", ".join(f"{protocol.queries.get(task)} ({task.replace('_', ' ')})" for task in TASKS)
     test = results.data.get("test")
     regions = test.get("proposers", {}).get("regions", {}) if isinstance(test, Mapping) else {}
-    learned = f"Regions: learned from {regions['supervision']}. " if regions.get("supervision") else ""
+    supervision = regions.get("proposer", {}).get("supervision")
+    learned = f"Regions: learned from {supervision}. " if supervision else ""
     return (
         f"mAP in percent. Queries: {queries}. Relevance: {protocol.relevance}. Ties: {protocol.ties}. "
         f"Crowds: {protocol.crowds}. {learned}Seeds: {', '.join(map(str, seeds)) or 'none'}; ± is the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -201,11 +202,11 @@ def test_the_identity_names_what_decides_a_vector(monkeypatch):
 
 def test_without_open_clip_conse_says_what_to_install(monkeypatch, tmp_path):
     module.class_names.cache_clear()
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"not installed: pip install 'open_clip_torch>=3,<4'"):
         module.class_names()
     elsewhere = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: elsewhere)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: elsewhere)
     with pytest.raises(MissingError, match=r"has no zero_shot_metadata\.py, which conse needs: pip install"):
         module.class_names()
 

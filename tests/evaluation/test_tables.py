@@ -147,7 +147,7 @@ def test_bounds_of_ties_stand_beside_each_assignment_figure():
 
 def test_the_head_names_the_recipe_and_the_foot_what_regions_learned():
     content = make_results()
-    regions = {"name": "learned", "supervision": "boxes of train2017, no class names"}
+    regions = {"proposer": {"name": "learned", "supervision": "boxes of train2017, no class names"}}
     data = {
         "recipe": {"name": "residual", "changes": {"validation": 0.1}},
         "test": {"split": "val2017", "images": 300, "proposers": {"regions": regions}},

@@ -14,6 +14,7 @@ from felga.fenet.checkpoint import Checkpoint
 from felga.indexing import apply_fenet, index
 from felga.indexing.parts import Parts
 from felga.registry import make_encoder
+from felga.search.scoring import GAMMA
 from felga.store.manifest import read_manifest
 from felga.store.schema import flat
 from felga.store.stored import StoredIndex
@@ -104,7 +105,7 @@ def test_a_search_weighs_the_quality_and_hits_carry_it(corpus, tmp_path):
         for region in hit.regions:
             width = region.box[2] - region.box[0]
             assert region.quality == pytest.approx(1 / (1 + width))
-            assert region.score == pytest.approx(region.similarity - 0.05 * np.log(1 + width), abs=1e-5)
+            assert region.score == pytest.approx(region.similarity - GAMMA * np.log(1 + width), abs=1e-5)
         assert hit.score == hit.regions[0].score
     for hit in engine.search("p1", k=99, regions=99, quality=False):
         assert all(region.score == region.similarity for region in hit.regions)

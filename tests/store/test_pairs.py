@@ -113,7 +113,7 @@ def trained(capsys, demo_copy, tmp_path):
 def test_train_apply_search_and_remove(capsys, demo_copy, trained, tmp_path):
     before = Engine.open(demo_copy, device="cpu").search("cat", k=16, owner="max", quality=False)
     _, err = call(capsys, "fenet", "apply", trained, "--index", demo_copy)
-    assert "384 dimensions" in err
+    assert f"{load_fenet(trained).out} dimensions" in err
     assert verify(demo_copy)[1] == []
     engine = Engine.open(demo_copy, device="cpu")
     fenet = load_fenet(trained)
@@ -129,7 +129,7 @@ def test_train_apply_search_and_remove(capsys, demo_copy, trained, tmp_path):
     np.testing.assert_allclose([hit.score for hit in hits], [wanted[hit.image_id] for hit in hits], atol=1e-5)
     assert [hit.score for hit in hits] != [hit.score for hit in before]
     out, _ = call(capsys, "info", "--index", demo_copy)
-    assert f"{sha256_file(trained)[:12]}, 384 dimensions, from {trained.name}" in out
+    assert f"{sha256_file(trained)[:12]}, {fenet.out} dimensions, from {trained.name}" in out
     call(capsys, "fenet", "apply", "--remove", "--index", demo_copy)
     assert Engine.open(demo_copy, device="cpu").search("cat", k=16, owner="max", quality=False) == before
     assert read_manifest(demo_copy).fenet is None
