@@ -160,7 +160,7 @@ def load_network(network: str, side: int, device: torch.device, dtype: torch.dty
     module = _fold(module.eval().requires_grad_(False))
     for part in module.modules():
         if isinstance(part, nn.ReLU6):
-            part.inplace = True  # a fifth less time
+            part.inplace = True  # less memory traffic
     return module.to(device, dtype).to(memory_format=torch.channels_last)
 
 
