@@ -21,7 +21,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import felga
+from felga.boxes import iou
 from felga.corpus.coco import CocoCorpus, read_coco
 from felga.evaluation.results import commit, machine
 from felga.fenet.packaged import packaged
@@ -46,14 +49,6 @@ def ground_truth(instances: Path) -> dict[str, dict[str, list[Box]]]:
     return truth
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b))
-    return width * height / (areas - width * height)
-
-
 def judge(found: list[list[ImageHit]], truth: list[dict[str, list[Box]]]) -> dict[str, Any]:
     """Precision per cut, mean over the queries; fit of the boxes, mean over the right hits."""
     precision = {
@@ -69,7 +64,7 @@ def judge(found: list[list[ImageHit]], truth: list[dict[str, list[Box]]]) -> dic
         for hit in hits
         if hit.image_id in own
     ]
-    fits = [max(iou(region.box, box) for box in boxes) for region, boxes in right]
+    fits = [float(iou(np.array([region.box]), np.array(boxes)).max()) for region, boxes in right]
     return {
         "precision": {cut: round(value, 4) for cut, value in precision.items()},
         "right_hits": len(right),

@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from felga.boxes import iou
 from felga.corpus.coco import coco_files
-from felga.evaluation.localisation import detection, iou, winning_boxes
+from felga.evaluation.localisation import detection, winning_boxes
 from felga.evaluation.protocol import Split
 from felga.evaluation.results import commit, machine, to_json
 from felga.evaluation.split import encode_split, read_split
@@ -46,9 +47,11 @@ def true_quality(split: Split) -> np.ndarray:
     best = np.full(len(split.region_vectors), 0.01)
     for p in range(split.images):
         part = slice(split.region_offsets[p], split.region_offsets[p + 1])
-        objects = split.boxes[split.box_image == p]
+        objects = split.boxes[split.box_image == p].astype(np.float64)
         if len(objects) and part.start < part.stop:
-            best[part] = np.maximum(iou(split.region_boxes[part], objects).max(axis=1), 0.01)
+            best[part] = np.maximum(
+                iou(split.region_boxes[part].astype(np.float64), objects).max(axis=1), 0.01
+            )
     return best
 
 

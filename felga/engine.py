@@ -124,7 +124,7 @@ class Engine:
         Args:
             regions: boxes per hit: the best ones, none overlapping a better one by an IoU above 0.5.
             whole: the whole image counts as a region.
-            quality: a region scores ``cos + 0.05 ln(quality)``
+            quality: a region scores ``cos + 0.1 ln(quality)``
                 (:class:`felga.search.scoring.MeaningAndQuality`); False, or where it is unknown: its cosine.
             owner: ``soft``: an image scores ``(best region + cosine of the whole image / 2) / 1.5``
                 (:class:`felga.search.rules.BestAndWhole`); ``max``: its best region (FELGA, 4.3).

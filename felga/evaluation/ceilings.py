@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
+from felga.boxes import iou as box_iou
 from felga.errors import BadInputError
 from felga.evaluation.class_names import mentions
 from felga.evaluation.protocol import Relevance, Split
@@ -33,10 +32,10 @@ def proposal_ceiling(split: Split, iou: float = 0.5) -> float:
         regions = slice(split.region_offsets[image], split.region_offsets[image + 1])
         if len(objects) and regions.start < regions.stop:
             overlap = box_iou(
-                torch.tensor(split.boxes[objects], dtype=torch.float64),
-                torch.tensor(split.region_boxes[regions], dtype=torch.float64),
+                np.asarray(split.boxes[objects], np.float64),
+                np.asarray(split.region_boxes[regions], np.float64),
             )
-            hit = (overlap.amax(dim=1) >= iou).numpy()
+            hit = overlap.max(axis=1) >= iou
             hits[split.box_class[objects[hit]], image] = True
     return _mean(_precision_of_hits(hits, split.contains))
 

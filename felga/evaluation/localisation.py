@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.ops import box_iou
 
+from felga.boxes import AnyFloats, iou
 from felga.errors import BadInputError, MissingError
 from felga.evaluation.protocol import SIZES, Split, discovery_scores
 from felga.evaluation.ranking import fragment_scores
 from felga.evaluation.task_results import Detection, Grounding, Localisation, Owner, Share, WinningBoxes
 from felga.search.segments import segment_max, top_owners
-from felga.types import Boxes, Flags, Floats, Rows, Scores
+from felga.types import Flags, Floats, Rows, Scores
 
 IOU = 0.5
 """From this IoU on, a box is right."""
@@ -230,7 +229,7 @@ def _kept(split: Split, scores: Scores) -> Flags:
     classes = np.arange(len(scores))
     for p in range(split.images):
         part = slice(int(split.region_offsets[p]), int(split.region_offsets[p + 1]))
-        boxes = split.region_boxes[part]  # type: ignore[index]
+        boxes = np.asarray(split.region_boxes[part], np.float64)  # type: ignore[index]
         near = iou(boxes, boxes) > NMS
         np.fill_diagonal(near, False)
         if not near.any():
@@ -244,17 +243,11 @@ def _kept(split: Split, scores: Scores) -> Flags:
     return kept
 
 
-def iou(a: Boxes, b: Boxes) -> Floats:
-    """Intersection over union, (n, m), in float64."""
-    pair = (torch.tensor(np.asarray(boxes), dtype=torch.float64).reshape(-1, 4) for boxes in (a, b))
-    found: Floats = box_iou(*pair).numpy()
-    return found
-
-
-def _overlap(split: Split, p: int, boxes: Rows) -> Floats:
-    """IoU of the regions of an image with some ground-truth boxes."""
+def _overlap(split: Split, p: int, boxes: Rows) -> AnyFloats:
+    """IoU of the regions of an image with some ground-truth boxes, float64."""
     part = slice(int(split.region_offsets[p]), int(split.region_offsets[p + 1]))
-    return iou(split.region_boxes[part], split.boxes[boxes])  # type: ignore[index]
+    regions, objects = split.region_boxes[part], split.boxes[boxes]  # type: ignore[index]
+    return iou(np.asarray(regions, np.float64), np.asarray(objects, np.float64))
 
 
 def _by_image(image: Rows, images: int) -> list[Rows]:

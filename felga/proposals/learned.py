@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from felga.boxes import area, distinct, iou
 from felga.errors import BadInputError
 from felga.files import sha256_file, shown
 from felga.models.arrays import read_arrays
 from felga.models.device import pick_device
 from felga.models.efficientnet import NETWORKS, STRIDE, shared_trunk
 from felga.proposals.region_head import NETWORK, RegionHead, put_weights
-from felga.proposals.region_loss import iou
 from felga.proposals.regions import WHOLE, as_regions
-from felga.types import Boxes, DecodedImage, Region
+from felga.types import Boxes, DecodedImage, Region, Scores
 
 PACKAGED = Path(__file__).parent / "weights" / "regions.safetensors"
 DUPLICATE = 0.5  # IoU with a better box
@@ -92,22 +91,22 @@ class Learned:
 
     def _quality(self, image: DecodedImage, boxes: Boxes) -> npt.NDArray[np.float32]:
         found, scores, scale = self._candidates(image)
-        asked = torch.from_numpy(np.asarray(boxes, np.float32).reshape(-1, 4) * scale).to(found.device)
-        best = (iou(asked, found) * scores).amax(1).clamp(LEAST, 1)
-        return np.asarray(best.cpu().numpy(), np.float32)
+        asked = np.asarray(boxes, np.float32).reshape(-1, 4) * scale
+        best: Scores = (iou(asked, found) * scores).max(1).clip(LEAST, 1)
+        return best
 
     def _propose(self, image: DecodedImage, top: int) -> list[Region]:
         if top < 1:
             return []
         found, scores, scale = self._candidates(image)
         width, height = image.width * scale[0], image.height * scale[1]
-        part = (found[:, 2:] - found[:, :2]).prod(1) < WHOLE * width * height
-        boxes, values = found[part].cpu(), scores[part].cpu()
-        kept = _distinct(boxes, top)
-        regions = as_regions(image, boxes[kept] / torch.from_numpy(scale), values[kept], top)
+        part = area(found) < WHOLE * width * height
+        boxes, values = found[part], scores[part]
+        kept = distinct(boxes, top, DUPLICATE)
+        regions = as_regions(image, boxes[kept] / scale, values[kept], top)
         return [Region(one.box, one.score, quality=max(one.score, LEAST)) for one in regions]
 
-    def _candidates(self, image: DecodedImage) -> tuple[Tensor, Tensor, npt.NDArray[np.float32]]:
+    def _candidates(self, image: DecodedImage) -> tuple[Boxes, Scores, npt.NDArray[np.float32]]:
         """The best predictions of an image.
 
         Returns:
@@ -123,7 +122,7 @@ class Learned:
             clipped = boxes[0].clamp(min=0).minimum(limit)
             order = logits[0].argsort(descending=True, stable=True)[:CANDIDATES]
             scale = np.array([width / image.width, height / image.height] * 2, np.float32)
-            return clipped[order], logits[0, order].sigmoid(), scale
+            return clipped[order].cpu().numpy(), logits[0, order].sigmoid().cpu().numpy(), scale
 
     @cached_property
     def _about(self) -> dict[str, Any]:
@@ -146,17 +145,3 @@ class Learned:
             if not put_weights(head, arrays):
                 raise BadInputError(f"{shown(self._path)} holds no region head of this felga: train it again")
             return head.eval().requires_grad_(False).to(self._trunk.device)
-
-
-def _distinct(boxes: Tensor, top: int) -> Tensor:
-    """Rows of the first ``top`` boxes (n, 4) that overlap no better one by more than half (greedy)."""
-    overlap = iou(boxes, boxes) > DUPLICATE
-    alive = torch.ones(len(boxes), dtype=torch.bool)
-    kept: list[int] = []
-    for row in range(len(boxes)):
-        if len(kept) == top:
-            break
-        if alive[row]:
-            kept.append(row)
-            alive &= ~overlap[row]
-    return torch.tensor(kept, dtype=torch.int64)

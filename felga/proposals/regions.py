@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from felga.boxes import area
 from felga.types import Box, DecodedImage, Pixels, Region
 
 WHOLE = 0.99
@@ -45,8 +46,8 @@ def as_regions(
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(corners).all(1) & np.isfinite(values.astype(np.float32))
         cut = np.clip(corners * scale, 0, limits).astype(np.float32).astype(np.float64)
-    sides = cut[:, 2:] - cut[:, :2]
-    usable = finite & (sides > 0).all(1) & (sides.prod(1) < WHOLE * image.width * image.height)
+    areas = area(cut)
+    usable = finite & (areas > 0) & (areas < WHOLE * image.width * image.height)
     regions: dict[Box, Region] = {}
     for i in np.argsort(-values, kind="stable").tolist():
         if len(regions) >= top:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from felga.boxes import distinct
 from felga.errors import BadInputError, MissingError
 from felga.proposals.regions import as_regions
 from felga.types import DecodedImage, Pixels, Region
@@ -76,7 +77,8 @@ class Unsupervised:
             return []
         small = cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
         shares = self._candidates(np.ascontiguousarray(small[:, :, ::-1]))  # OpenCV expects BGR
-        kept = _distinct(shares[_plausible(shares, image)], top)
+        shares = shares[_plausible(shares, image)]
+        kept = shares[distinct(shares, top, DUPLICATE)]
         return as_regions(image, kept, 1 / np.arange(1, len(kept) + 1), top, frame=(1, 1))
 
 
@@ -88,21 +90,6 @@ def _plausible(shares: _Boxes, image: DecodedImage) -> npt.NDArray[np.bool_]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.maximum(width / height, height / width)
     return (share >= LEAST) & (share <= MOST) & (ratio <= SLIVER)
-
-
-def _distinct(boxes: _Boxes, top: int) -> _Boxes:
-    """The first ``top`` boxes that overlap no better one by more than half (greedy, in order)."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        if len(kept) == top:
-            break
-        others = boxes[kept]
-        corner = np.minimum(boxes[i, 2:], others[:, 2:]) - np.maximum(boxes[i, :2], others[:, :2])
-        shared = np.clip(corner, 0, None).prod(1)
-        if (shared <= DUPLICATE * (area[i] + area[kept] - shared)).all():
-            kept.append(i)
-    return boxes[kept]
 
 
 def _shares(rectangles: npt.ArrayLike, image: Pixels) -> _Boxes:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from felga.boxes import distinct
 from felga.proposals.inflection import singular
 from felga.search.owners import Owner
 from felga.store.owner_table import OwnerTable
@@ -32,7 +33,7 @@ def image_hits(
                 (row := rows[owner.position])["image_id"],
                 os.path.join(os.fspath(root), os.fsdecode(row["path"])),
                 owner.score,
-                tuple(_region(row, owner, at) for at in distinct(owner, row["boxes"], row["whole"], regions)),
+                tuple(_region(row, owner, at) for at in _best(owner, row["boxes"], row["whole"], regions)),
             )
             for rank, owner in enumerate(hits, 1)
         ]
@@ -66,19 +67,16 @@ def keyword_concepts(table: OwnerTable, positions: Sequence[int]) -> list[list[H
     return [[singular(keyword) for keyword in rows[at]["keywords"]] for at in positions]
 
 
-def distinct(owner: Owner, boxes: Sequence[Sequence[float]], whole: Sequence[bool], most: int) -> list[int]:
+def _best(owner: Owner, boxes: Sequence[Sequence[float]], whole: Sequence[bool], most: int) -> list[int]:
     """The best regions of an image, best first, without those that overlap a better one (greedy NMS).
 
     The whole image neither suppresses nor is suppressed.
     """
-    kept: list[int] = []
-    for at in np.argsort(-owner.scores, kind="stable").tolist():
-        if len(kept) == most or owner.scores[at] == -np.inf:
-            break
-        better = [] if whole[at] else [boxes[other] for other in kept if not whole[other]]
-        if all(_iou(boxes[at], box) <= OVERLAP for box in better):
-            kept.append(at)
-    return kept
+    order = [at for at in np.argsort(-owner.scores, kind="stable").tolist() if owner.scores[at] > -np.inf]
+    parts = [at for at in order if not whole[at]]
+    corners = np.array([boxes[at] for at in parts], np.float64).reshape(-1, 4)
+    kept = {parts[row] for row in distinct(corners, most, OVERLAP)}
+    return [at for at in order if whole[at] or at in kept][:most]
 
 
 def _region(row: dict[str, Any], owner: Owner, at: int) -> RegionHit:
@@ -92,14 +90,6 @@ def _region(row: dict[str, Any], owner: Owner, at: int) -> RegionHit:
         similarity=float(owner.products[at]),
         quality=row["quality"][at],
     )
-
-
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b))
-    return width * height / (areas - width * height)
 
 
 def _rows(

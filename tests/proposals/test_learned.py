@@ -63,7 +63,7 @@ def test_the_quality_of_any_box_is_that_of_the_predictions_it_covers():
     found, values, scale = proposer._candidates(IMAGES[0])
     box = own[3] * scale
     expected = max(
-        float(value * box_iou(torch.tensor(box)[None], one[None]))
+        float(value * box_iou(torch.tensor(box)[None], torch.tensor(one)[None]))
         for one, value in zip(found, values, strict=True)
     )
     np.testing.assert_allclose(again[3], expected, rtol=1e-4)
