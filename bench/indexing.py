@@ -50,7 +50,7 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
             details = {
                 "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
                 "regions": report.images.fragments,
-                "keywords": report.texts.fragments,
+                "keywords and whole texts": report.texts.fragments,
             }
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

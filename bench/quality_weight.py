@@ -29,6 +29,7 @@ from felga.indexing.parts import Parts
 from felga.proposals.region_training import train_regions
 from felga.search.average_precision import metrics
 from felga.search.matrix import owner_scores
+from felga.search.rules import BestAndWhole, BestFragment
 from felga.search.scoring import MeaningAndQuality
 from felga.store.pairs import features_of
 from felga.types import Embedding, Frozen, Progress
@@ -50,10 +51,10 @@ def measure(split: Split, embedding: Embedding, gamma: float) -> dict[str, float
     scorer = MeaningAndQuality(gamma)
     regions = scorer.score(np.asarray(own.class_vectors @ own.region_vectors.T, np.float32), extras)
     found: dict[str, float] = {}
-    for owner in ("max", "soft"):
+    for owner, rule in (("max", BestFragment()), ("soft", BestAndWhole())):
         scores = owner_scores(
             own.class_vectors, own.region_vectors, np.arange(len(own.region_vectors)), own.region_offsets,
-            scorer=scorer, extras=extras, owner=owner, whole=own.region_whole,
+            scorer=scorer, extras=extras, rule=rule, whole=own.region_whole,
         )  # fmt: skip
         found[f"map_{owner}"] = 100 * float(np.nanmean(metrics(scores, own.contains).average_precision))
         found[f"fits_{owner}"] = 100 * float(winning_boxes(own, scores, regions).fits or 0)

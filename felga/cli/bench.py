@@ -35,7 +35,7 @@ def bench_coco(
     encoder: flags.Encoder = flags.DEFAULTS.encoder,
     regions: flags.Regions = flags.DEFAULTS.regions,
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
-    whole: flags.Whole = flags.DEFAULTS.whole,
+    whole: flags.IndexWhole = flags.DEFAULTS.whole,
     quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
     recipe: Annotated[str, typer.Option(help="locked, residual, paper+, paper or auto.")] = "auto",

@@ -59,7 +59,7 @@ def index(
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
     top_regions: TopRegions = flags.DEFAULTS.top_regions,
     top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
-    whole: flags.Whole = flags.DEFAULTS.whole,
+    whole: flags.IndexWhole = flags.DEFAULTS.whole,
     quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
     fenet: Fenet = "auto",

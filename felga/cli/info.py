@@ -26,7 +26,7 @@ def info(index: flags.Index = None, form: flags.InfoForm = "table") -> None:
         "index": shown(folder),
         "corpus": f"{manifest.corpus.kind} {manifest.corpus.root}",
         "images": f"{manifest.images.owners:,}, {manifest.images.fragments:,} regions",
-        "texts": f"{manifest.texts.owners:,}, {manifest.texts.fragments:,} keywords",
+        "texts": f"{manifest.texts.owners:,}, {manifest.texts.fragments:,} {_of_texts(built.keywords)}",
         "quarantined": f"{manifest.errors.images} images, {manifest.errors.texts} texts",
         "encoder": f"{built.encoder['name']}, {built.encoder['dim']} dimensions",
         "regions": _proposer(built.regions) + (", and the whole image" if built.regions["whole"] else ""),
@@ -51,9 +51,13 @@ def verify(index: flags.Index = None) -> None:
         raise BadIndexError(f"{shown(folder)} is damaged: remove it and run `felga index` again")
     echo(
         f"{shown(folder)} is sound: {len(manifest.files)} files, {manifest.images.fragments} regions of "
-        f"{manifest.images.owners} images, {manifest.texts.fragments} keywords of "
-        f"{manifest.texts.owners} texts"
+        f"{manifest.images.owners} images, {manifest.texts.fragments} "
+        f"{_of_texts(manifest.contract.keywords)} of {manifest.texts.owners} texts"
     )
+
+
+def _of_texts(keywords: Mapping[str, Any]) -> str:
+    return "keywords and whole texts" if keywords["whole"] else "keywords"
 
 
 def _quality(regions: Mapping[str, Any]) -> str:

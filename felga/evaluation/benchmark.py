@@ -237,7 +237,7 @@ def _fingerprint(encoded: Encoded) -> dict[str, Any]:
         "images": manifest.images.owners,
         "regions": manifest.images.fragments,
         "texts": manifest.texts.owners,
-        "keywords": manifest.texts.fragments,
+        "keywords": int((~encoded.index.texts.whole()).sum()),
         "images_digest": manifest.images.digest,
         "texts_digest": manifest.texts.digest,
         "proposers": {name: dict(getattr(manifest.contract, name)) for name in ("regions", "keywords")},

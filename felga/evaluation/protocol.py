@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from felga.errors import BadInputError
-from felga.evaluation.ranking import Ranking, image_scores, rank
+from felga.evaluation.ranking import Ranking, image_scores, rank, with_wholes
 from felga.evaluation.task_results import Evaluation, Owner, SizeResult, TaskResult
 from felga.search.average_precision import (
     average_precision,
@@ -85,7 +85,8 @@ class Split:
         mentions: (C, P) bool, the texts that mention a class; for ``relevance="mention"``. See
             :func:`felga.evaluation.class_names.mentions`.
         image_vectors: (P, dim) of whole images, for :meth:`entire`.
-        text_vectors: (P, dim) of whole texts, for :meth:`entire`.
+        text_vectors: (P, dim) of whole texts, for :meth:`entire` and for soft scores.
+        text_whole: (P,) bool, the texts whose whole counts in soft scores; None: none. It is no keyword.
         region_boxes: (n, 4) pixels.
         boxes: (B, 4) pixels.
         crowds: the crowds that the boxes leave out.
@@ -115,6 +116,7 @@ class Split:
     mentions: Flags | None = None
     image_vectors: Vectors | None = None
     text_vectors: Vectors | None = None
+    text_whole: Flags | None = None
     region_boxes: Boxes | None = None
     boxes: Boxes | None = None
     keywords: Sequence[str] | None = None
@@ -143,6 +145,7 @@ class Split:
             "mentions": classes,
             "image_vectors": images,
             "text_vectors": images,
+            "text_whole": images,
             "region_boxes": regions,
             "boxes": boxes,
             "keywords": keywords,
@@ -190,6 +193,7 @@ class Split:
             keyword_vectors=self.text_vectors,
             keyword_rows=one_each[:-1],
             keyword_offsets=one_each,
+            text_whole=None,
             region_boxes=None,
             keywords=None,
             region_quality=None,
@@ -200,9 +204,9 @@ class Split:
     def embedded(self, embedding: Embedding) -> Split:
         """The same split with the fragment embeddings in place of the frozen vectors.
 
-        Whole images and texts are dropped: take :meth:`entire` before.
+        Whole images are dropped: take :meth:`entire` before.
         """
-        phrases = self.phrase_vectors
+        phrases, texts = self.phrase_vectors, self.text_vectors
         return replace(
             self,
             class_vectors=embedding.keywords(self.class_vectors),
@@ -213,7 +217,7 @@ class Split:
             region_features=None,
             box_features=None,
             image_vectors=None,
-            text_vectors=None,
+            text_vectors=None if texts is None else embedding.keywords(texts),
             image_features=None,
         )
 
@@ -306,20 +310,20 @@ def description_assignment(
         owner: what a text scores.
 
     Raises:
-        BadInputError: ``mention`` without ``split.mentions``, or a vector is not finite or not of length 1.
+        BadInputError: ``mention`` without ``split.mentions``, ``soft`` with ``split.text_whole`` and without
+            ``split.text_vectors``, or a vector is not finite or not of length 1.
     """
     relevant = split.contains if relevance == "box" else split.mentions
     if relevant is None:
         raise BadInputError('relevance "mention" needs split.mentions, the texts that mention each class')
-    ranking = rank(
-        split.box_vectors,
-        split.keyword_vectors,
-        split.keyword_rows,
-        split.keyword_offsets,
-        split.box_class,
-        relevant,
-        owner=owner,
-    )
+    fragments = split.keyword_vectors, split.keyword_rows, split.keyword_offsets
+    if owner == "soft" and split.text_whole is not None:
+        if split.text_vectors is None:
+            raise BadInputError("soft scores need the vectors of the whole texts that count")
+        fragments, whole = with_wholes(*fragments, split.text_vectors, split.text_whole)
+    else:
+        whole = None
+    ranking = rank(split.box_vectors, *fragments, split.box_class, relevant, owner=owner, whole=whole)
     precision = ranking.metrics.average_precision
     by_class = np.array([_mean(precision[split.box_class == i]) for i in range(len(split.class_names))])
     by_size = {

@@ -14,6 +14,7 @@ from felga.errors import BadInputError
 from felga.evaluation.task_results import Means, Owner, TaskResult
 from felga.search.average_precision import CUTOFFS, Metrics, chance
 from felga.search.matrix import WORKERS, owner_metrics, owner_scores
+from felga.search.rules import image_rule, text_rule
 from felga.search.scoring import MeaningAndQuality
 from felga.types import Flags, Floats, Rows, Scores, Vectors
 
@@ -57,13 +58,40 @@ def rank(
     relevant: Flags,
     *,
     owner: Owner = "max",
+    whole: Flags | None = None,
     workers: int = WORKERS,
 ) -> Ranking:
-    """Rank all owners for each query; arguments and errors of :func:`felga.search.matrix.owner_metrics`."""
+    """Rank all texts for each query; arguments and errors of :func:`felga.search.matrix.owner_metrics`.
+
+    By ``max``, ``rows`` should hold no whole texts.
+    """
     each = owner_metrics(
-        queries, fragments, rows, offsets, query_class, relevant, owner=owner, workers=workers
-    )
+        queries, fragments, rows, offsets, query_class, relevant,
+        rule=text_rule(owner), whole=whole, workers=workers,
+    )  # fmt: skip
     return Ranking(each, chance(each.relevant, len(offsets) - 1))
+
+
+def with_wholes(
+    keywords: Vectors, rows: Rows, offsets: Rows, texts: Vectors, counts: Flags
+) -> tuple[tuple[Vectors, Rows, Rows], Flags]:
+    """The fragments of P texts: their keywords, and behind them the wholes of the texts that count.
+
+    Args:
+        keywords, rows, offsets: (U, d), (m,) and (P + 1,), as in :class:`felga.evaluation.protocol.Split`.
+        texts: (P, d) vectors of the whole texts.
+        counts: (P,) which of them count.
+
+    Returns:
+        The same three for all fragments, and which of the (m',) rows are whole texts.
+    """
+    distinct, row_of = np.unique(texts[counts], axis=0, return_inverse=True)
+    ends = offsets[1:][counts]
+    return (
+        np.concatenate([keywords, distinct]),
+        np.insert(rows, ends, len(keywords) + row_of.reshape(-1)),
+        offsets + np.concatenate([[0], np.cumsum(counts)]),
+    ), np.insert(np.zeros(len(rows), bool), ends, True)
 
 
 def image_scores(
@@ -91,7 +119,7 @@ def image_scores(
     scorer, extras = (None, None) if quality is None else (MeaningAndQuality(), {"quality": quality})
     rows = np.arange(len(regions))
     return owner_scores(
-        queries, regions, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+        queries, regions, rows, offsets, scorer=scorer, extras=extras, rule=image_rule(owner), whole=whole
     )
 
 

@@ -25,7 +25,7 @@ from felga.indexing.job import index
 from felga.indexing.parts import Parts
 from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.store.manifest import Manifest
-from felga.store.schema import flat, list_lengths
+from felga.store.schema import flat, keywords_of, list_lengths
 from felga.store.stored import StoredIndex
 from felga.types import (
     Box,
@@ -113,6 +113,7 @@ def read_split(encoded: Encoded, encoder: Encoder, progress: Progress) -> Split:
         mentions=mentions(texts.texts, names),
         image_vectors=queries["images"],
         text_vectors=queries["texts"],
+        text_whole=texts.whole,
         region_boxes=regions.boxes,
         boxes=truth.boxes,
         keywords=texts.keywords,
@@ -298,9 +299,10 @@ def _columns(rows: Sequence[tuple[Box, int, float, int]]) -> tuple[Boxes, Rows, 
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """The text of each image, and the distinct keywords."""
+    """The text of each image, whether the whole of it is a fragment, and the distinct keywords."""
 
     texts: list[str]
+    whole: Flags
     keywords: list[str]
     vectors: Vectors
     rows: Rows
@@ -310,17 +312,20 @@ class _Texts:
     def of(cls, encoded: Encoded, images: Sequence[str]) -> _Texts:
         place = {image_id: p for p, image_id in enumerate(images)}
         texts, rows_of = [""] * len(images), [np.empty(0, np.int64)] * len(images)
+        whole = np.zeros(len(images), bool)
         words: dict[str, int] = {}
         vectors: list[Any] = [np.empty((0, encoded.manifest.contract.encoder["dim"]), np.float32)]
-        for batch in encoded.index.texts.batches(["image_id", "text", "keywords", "vectors"]):
-            each = iter(flat(batch.column("vectors")))
-            for row in batch.select(["image_id", "text", "keywords"]).to_pylist():
-                for word, vector in zip(row["keywords"], each, strict=False):
+        for batch in encoded.index.texts.batches(["image_id", "text", "keywords", "whole", "vectors"]):
+            flags = _values(batch.column("whole")).astype(bool)
+            each = iter(flat(batch.column("vectors"))[~flags])
+            rows = batch.select(["image_id", "text", "whole"]).to_pylist()
+            for row, own in zip(rows, keywords_of(batch), strict=True):
+                for word, vector in zip(own, each, strict=False):
                     if word not in words:
                         words[word] = len(words)
                         vectors.append(vector[None].copy())
-                if row["image_id"] in place:
-                    texts[place[row["image_id"]]] = row["text"]
-                    rows_of[place[row["image_id"]]] = np.array([words[w] for w in row["keywords"]], np.int64)
+                if (p := place.get(row["image_id"])) is not None:
+                    texts[p], whole[p] = row["text"], any(row["whole"])
+                    rows_of[p] = np.array([words[w] for w in own], np.int64)
         offsets = np.cumsum([0, *map(len, rows_of)])
-        return cls(texts, list(words), np.concatenate(vectors), np.concatenate(rows_of), offsets)
+        return cls(texts, whole, list(words), np.concatenate(vectors), np.concatenate(rows_of), offsets)

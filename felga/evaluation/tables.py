@@ -32,8 +32,8 @@ _BOXES = {
 }
 _OWNER_NOTE = (
     "Not in the paper, whose protocol the rows without a suffix follow. *soft*: an image scores "
-    "(best + whole / 2) / 1.5, a text 0.1 log mean exp(score / 0.1). *quality*: a region scores its meaning "
-    "and the predicted IoU of its box."
+    "(best + whole / 2) / 1.5, a text (soft + whole / 2) / 1.5 with 0.1 log mean exp(score / 0.1) of its "
+    "keywords for soft. *quality*: a region scores its meaning and the predicted IoU of its box."
 )
 _BOX_NOTE = (
     "In percent; not in the paper. *Winning box right*: of the first ten images of each class name that show "

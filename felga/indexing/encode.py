@@ -61,12 +61,10 @@ def run_texts(
     for group in groups(plan.encode, every, every):
         with report.timed("keywords"):
             found = parts.propose_keywords([item.text for item in group])
-            distinct = sorted({keyword.text for own in found for keyword in own})
-            row_of = {word: row for row, word in enumerate(distinct)}
-            vectors = parts.encode_texts(distinct)
+            vectors = parts.encode_keywords(found)
         rows = [
-            TextRow(item.text_id, item.image_id, item.text, own, vectors[[row_of[k.text] for k in own]])
-            for item, own in zip(group, found, strict=True)
+            TextRow(item.text_id, item.image_id, item.text, own, of_own)
+            for item, own, of_own in zip(group, found, vectors, strict=True)
         ]
         with report.timed("store"):
             table.append(text_table(rows, parts.encoder.dim))

@@ -21,7 +21,7 @@ class Options:
     Attributes:
         encoder, regions, keywords: names in the registry.
         top_regions, top_keywords: at most this many fragments per owner (FELGA, 4.2: ten each).
-        whole: the whole image is an additional region.
+        whole: the whole image is an additional region, the whole text an additional keyword.
         quality: predict for every region how well it fits an object; False: as its proposer says, if it does.
         device, batch_size, pooling: passed to the encoder.
         commit_every: owners per commit; a killed run loses at most that many.

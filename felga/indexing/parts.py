@@ -93,7 +93,7 @@ class Parts:
                 "features": self.feature_dim,
                 "quality": canonical(dict(self.quality.settings())) if self.quality else None,
             },
-            keywords={"proposer": keywords, "top": options.top_keywords},
+            keywords={"proposer": keywords, "top": options.top_keywords, "whole": options.whole},
         )
 
     def propose(self, images: Sequence[DecodedImage]) -> list[list[Region]]:
@@ -135,7 +135,7 @@ class Parts:
         return encoded_regions(self.encoder, images, [_boxes(own) for own in regions])
 
     def propose_keywords(self, texts: Sequence[str]) -> list[list[Keyword]]:
-        """The keywords of texts."""
+        """The keywords of texts; the whole text first if it counts or is all there is, and is not blank."""
         name = self.keywords.name
         found: list[list[Keyword]] = _as_many(
             self.keywords.propose(texts, self.options.top_keywords), len(texts), name, "lists"
@@ -147,10 +147,33 @@ class Parts:
                         f"keyword proposer {name!r} returned {keyword.text!r} at "
                         f"{keyword.span}, outside its text"
                     )
-        return found
+        return [
+            [Keyword(text, 1.0, (0, len(text)), whole=True), *own]
+            if text.strip() and (self.options.whole or not own)
+            else own
+            for text, own in zip(texts, found, strict=True)
+        ]
+
+    def encode_keywords(self, keywords: Sequence[Sequence[Keyword]]) -> list[Vectors]:
+        """Unit vectors (n_i, dim) float32 of the keywords of texts; each distinct one is encoded once.
+
+        Whole texts are encoded apart: how a vector is rounded may depend on what else is in its batch, and
+        keywords should not differ by whether whole texts count.
+        """
+        row_of: dict[tuple[bool, str], int] = {}
+        vectors = [np.empty((0, self.encoder.dim), np.float32)]
+        for whole in (False, True):
+            distinct = list(dict.fromkeys(one.text for own in keywords for one in own if one.whole is whole))
+            distinct = distinct if whole else sorted(distinct)  # KeyBERT has just read whole texts in this order
+            row_of |= {(whole, text): row for row, text in enumerate(distinct, len(row_of))}
+            vectors.append(self.encode_texts(distinct))
+        every = np.concatenate(vectors)
+        return [every[[row_of[one.whole, one.text] for one in own]] for own in keywords]
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of words, (n, dim) float32."""
+        """Unit vectors of words or texts, (n, dim) float32."""
+        if not texts:
+            return np.empty((0, self.encoder.dim), np.float32)
         return unit_vectors(self.encoder.encode_texts(texts), len(texts), self.encoder)
 
 

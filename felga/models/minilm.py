@@ -94,10 +94,23 @@ class MiniLM:
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
         self._device = device
+        self._kept: tuple[list[str], Vectors] = [], np.empty((0, DIM), np.float32)
+
+    def embed(self, texts: Sequence[str], batch_size: int = 64, *, keep: bool = False) -> Vectors:
+        """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read.
+
+        Args:
+            keep: the same texts will be asked for once more: KeyBERT reads whole texts, and then the encoder
+                does. What is kept is the same to the bit, and replaced by the next call that says so.
+        """
+        known, kept = self._kept  # replaced as a whole: other threads see the old one or the new one
+        vectors = kept.copy() if list(texts) == known else self._embed(texts, batch_size)
+        if keep:
+            self._kept = list(texts), vectors.copy()
+        return vectors
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str], batch_size: int = 64) -> Vectors:
-        """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read."""
+    def _embed(self, texts: Sequence[str], batch_size: int) -> Vectors:
         out = np.empty((len(texts), DIM), np.float32)
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
         for start in range(0, len(order), batch_size):

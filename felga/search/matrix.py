@@ -1,10 +1,11 @@
 """The scores of all owners for many queries: in tiles, exact, each distinct fragment multiplied once.
 
-An owner scores what its best fragment scores (FELGA, 4.3), or by a soft rule of :mod:`felga.search.rules`.
+An owner scores what its best fragment scores (FELGA, 4.3), or by another rule of :mod:`felga.search.rules`.
 Owners share fragments (50,000 keywords of 5,000 texts are some 7,000 distinct ones), so a tile of queries is
 multiplied with the distinct ones, and each owner then takes the maximum, or the mean, over its rows. That is
 less work, and owners with the same best fragment (soft: with the same fragments) tie bit for bit. Equal
-vectors must therefore be one fragment: given twice, they may be rounded differently.
+vectors must therefore be one fragment: given twice, they may be rounded differently. Fragments of whole texts
+that come after all others cost a mean nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from felga.errors import BadInputError
 from felga.search.average_precision import Metrics, empty_metrics, metrics_of_keys, pack, pack_cosines
-from felga.search.rules import TEMPERATURE, WHOLE, OwnerScore
+from felga.search.rules import BestAndWhole, BestFragment, SoftAndWhole, SoftMean
 from felga.search.scoring import Extras, Scorer
 from felga.search.segments import check_offsets, check_unit
 from felga.types import Flags, Rows, Scores, Vectors
@@ -30,6 +32,7 @@ TILE = 128
 TILE_BYTES = 128 << 20
 """Memory of one worker's tile, unless a single query needs more."""
 WORKERS = 2
+Rule: TypeAlias = BestFragment | BestAndWhole | SoftMean | SoftAndWhole
 _BYTES_PER_OWNER = 64  # per query: two float32 scores, key, flags, places of ties and of relevant owners
 
 
@@ -41,21 +44,21 @@ def owner_scores(
     *,
     scorer: Scorer | None = None,
     extras: Extras | None = None,
-    owner: OwnerScore = "max",
+    rule: Rule | None = None,
     whole: Flags | None = None,
     workers: int = WORKERS,
 ) -> Scores:
     """The score of each owner for each query: (B, T) float32, ``-inf`` for an owner without fragments.
 
     Args:
-        queries, fragments, rows, offsets, scorer, extras, owner, whole: as of :class:`ScoreMatrix`.
+        queries, fragments, rows, offsets, scorer, extras, rule, whole: as of :class:`ScoreMatrix`.
         workers: threads.
 
     Raises:
         BadInputError: as of :class:`ScoreMatrix`.
     """
     matrix = ScoreMatrix(
-        queries, fragments, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+        queries, fragments, rows, offsets, scorer=scorer, extras=extras, rule=rule, whole=whole
     )
     scores = np.empty((matrix.count, matrix.owners), np.float32)
 
@@ -76,7 +79,7 @@ def owner_metrics(
     *,
     scorer: Scorer | None = None,
     extras: Extras | None = None,
-    owner: OwnerScore = "max",
+    rule: Rule | None = None,
     whole: Flags | None = None,
     workers: int = WORKERS,
 ) -> Metrics:
@@ -86,7 +89,7 @@ def owner_metrics(
     + 64 T`` bytes of one query where that is more. The metrics do not depend on the number of workers.
 
     Args:
-        queries, fragments, rows, offsets, scorer, extras, owner, whole: as of :class:`ScoreMatrix`.
+        queries, fragments, rows, offsets, scorer, extras, rule, whole: as of :class:`ScoreMatrix`.
         query_class: (B,) integers, the row of ``relevant`` for each query.
         relevant: (C, T) bool, the owners that are relevant to a class of queries.
         workers: threads.
@@ -96,7 +99,7 @@ def owner_metrics(
     """
     relevant, query_class = np.asarray(relevant, bool), np.asarray(query_class, np.int64)
     matrix = ScoreMatrix(
-        queries, fragments, rows, offsets, scorer=scorer, extras=extras, owner=owner, whole=whole
+        queries, fragments, rows, offsets, scorer=scorer, extras=extras, rule=rule, whole=whole
     )
     if relevant.ndim != 2 or relevant.shape[1] != matrix.owners:
         raise BadInputError(f"relevant {relevant.shape} must be (classes, {matrix.owners} owners)")
@@ -134,7 +137,7 @@ class ScoreMatrix:
         *,
         scorer: Scorer | None = None,
         extras: Extras | None = None,
-        owner: OwnerScore = "max",
+        rule: Rule | None = None,
         whole: Flags | None = None,
     ) -> None:
         """Check and arrange.
@@ -146,43 +149,40 @@ class ScoreMatrix:
             offsets: (T + 1,) integers, owner ``i`` has the fragments ``rows[offsets[i]:offsets[i + 1]]``.
             scorer: of fragments; None: the inner product.
             extras: columns for the scorer, (U, ...) each.
-            owner: ``max``, or ``soft``: that of texts (:class:`felga.search.rules.SoftMean`, of finite
-                scores), or with ``whole`` that of images (:class:`felga.search.rules.BestAndWhole`).
-            whole: (n,) bool, which of ``rows`` are the whole image: one of an owner at most.
+            rule: of owners; None: the best fragment. A soft mean needs finite scores.
+            whole: (n,) bool, which of ``rows`` are the whole image or text, one of an owner at most; for a
+                rule with a whole. None: none is.
 
         Raises:
             BadInputError: shapes or rows do not fit, or a vector is not finite and of length 1.
         """
         rows, offsets = np.asarray(rows, np.int64), np.asarray(offsets, np.int64)
         queries, fragments = (np.ascontiguousarray(x, np.float32) for x in (queries, fragments))
-        if queries.ndim != 2 or fragments.ndim != 2 or queries.shape[1] != fragments.shape[1]:
-            raise BadInputError(
-                f"queries {queries.shape} and fragments {fragments.shape} must be (n, d) of the same d"
-            )
-        check_unit(queries, "query")
-        check_unit(fragments, "fragment")
+        _check_vectors(queries, fragments)
         check_offsets(offsets, len(rows))
         if not _within(rows, len(fragments)):
             raise BadInputError(f"rows must lie in 0..{len(fragments) - 1}, the fragments")
-
-        lengths = np.diff(offsets)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        self._mean = owner == "soft" and whole is None
-        self._wholes: tuple[Tensor, Tensor] | None = None
-        if owner == "soft" and whole is not None:
-            self._wholes = _wholes(rows, owners, np.asarray(whole, bool), lengths)
+        self._t = rule.t if isinstance(rule, SoftMean | SoftAndWhole) else None
+        self._w = rule.w if isinstance(rule, BestAndWhole | SoftAndWhole) else 0.0
+        self.count, self.owners = len(queries), len(offsets) - 1
+        owners = np.repeat(np.arange(self.owners), np.diff(offsets))
+        rows, owners, wholes, of_wholes = _apart(rule, rows, owners, whole)
+        lengths = np.bincount(owners, minlength=self.owners)
+        first = np.cumsum(lengths) - lengths
         # The commonest fragment of each owner first: the slots below then reread the same few rows of a
         # product, from the cache. Equal counts by row: owners of the same fragments add them up in one order.
         rows = rows[np.lexsort((rows, -np.bincount(rows, minlength=1)[rows], owners))]
         self.order = np.argsort(-lengths, kind="stable")
-        self.count, self.owners = len(queries), len(lengths)
-        first, lengths = offsets[:-1][self.order], lengths[self.order]
+        first, lengths = first[self.order], lengths[self.order]
         # The j-th fragment of every owner that has more than j: a prefix of the permuted owners.
         self._slots = [
             torch.from_numpy(rows[first[: np.searchsorted(-lengths, -j)] + j])
             for j in range(int(lengths[0]) if len(lengths) else 0)
         ]
         self._lengths = torch.from_numpy(lengths)
+        self._wholes = torch.from_numpy(wholes)
+        self._of_wholes = torch.from_numpy(np.argsort(self.order)[of_wholes])
+        self._counted = int(rows.max()) + 1 if len(rows) else 0
         self._queries, self._fragments = _tensor(queries), _tensor(fragments)
         self._scorer, self._extras = scorer, extras or {}
 
@@ -224,13 +224,10 @@ class ScoreMatrix:
         torch.mm(self._fragments, self._queries[part].T, out=each)
         top = best[: self.owners * n].view(-1, n)
         spare = other[: self.owners * n].view(-1, n)
-        if self._wholes is None:
-            self._score_owners(each, top, spare)
-        else:
-            rows, places = self._wholes
-            cosines = each[rows]  # (owners with a whole, n), before the scorer
-            self._score_owners(each, top, spare)
-            top[places] = (top[places] + WHOLE * cosines) / (1 + WHOLE)
+        cosines = each[self._wholes]  # (owners with a whole, n), before the scorer
+        self._score_owners(each, top, spare)
+        if len(cosines):
+            top[self._of_wholes] = (top[self._of_wholes] + self._w * cosines) / (1 + self._w)
         scores: Scores = top.T.contiguous().numpy()
         return scores
 
@@ -238,11 +235,12 @@ class ScoreMatrix:
         """From the products of all fragments, ``each`` (U, n), the owners' best or mean score in ``top``."""
         if self._scorer is not None:
             each.T.copy_(torch.from_numpy(self._scorer.score(each.T.numpy(), self._extras)))
-        if self._mean and len(each):  # t log(mean(exp(s / t))): each distinct fragment is raised once
+        if self._t is not None and self._counted:  # t log(mean(exp(s / t))): a fragment is raised once
+            each = each[: self._counted]
             highest = each.amax(0)  # (n,): exp() must not overflow
-            each.sub_(highest).div_(TEMPERATURE).exp_()
+            each.sub_(highest).div_(self._t).exp_()
             filled = self._over_slots(each, top, spare, torch.add)
-            filled.div_(self._lengths[: len(filled), None]).log_().mul_(TEMPERATURE).add_(highest)
+            filled.div_(self._lengths[: len(filled), None]).log_().mul_(self._t).add_(highest)
         else:
             self._over_slots(each, top, spare, torch.maximum)
 
@@ -259,16 +257,35 @@ class ScoreMatrix:
         return top[:filled]
 
 
-def _wholes(rows: Rows, owners: Rows, whole: Flags, lengths: Rows) -> tuple[Tensor, Tensor]:
-    """The rows that are whole images, and the places of their owners in a tile.
+def _check_vectors(queries: Vectors, fragments: Vectors) -> None:
+    """Refuse all but unit vectors of one length.
 
     Raises:
-        BadInputError: not a flag per row, or an owner with several.
+        BadInputError: says what is wrong.
     """
-    if whole.shape != rows.shape or (np.bincount(owners[whole], minlength=1) > 1).any():
-        raise BadInputError(f"whole {whole.shape} must mark at most one of each owner's rows {rows.shape}")
-    place = np.argsort(np.argsort(-lengths, kind="stable"))
-    return torch.from_numpy(rows[whole]), torch.from_numpy(place[owners[whole]])
+    if queries.ndim != 2 or fragments.ndim != 2 or queries.shape[1] != fragments.shape[1]:
+        raise BadInputError(
+            f"queries {queries.shape} and fragments {fragments.shape} must be (n, d) of the same d"
+        )
+    check_unit(queries, "query")
+    check_unit(fragments, "fragment")
+
+
+def _apart(rule: Rule | None, rows: Rows, owners: Rows, whole: Flags | None) -> tuple[Rows, Rows, Rows, Rows]:
+    """The rows that a rule takes the best or the mean of, and their owners; its wholes, and theirs.
+
+    Raises:
+        BadInputError: ``whole`` is not a flag per row, or an owner has several.
+    """
+    if whole is None or not isinstance(rule, BestAndWhole | SoftAndWhole):
+        return rows, owners, rows[:0], owners[:0]
+    whole = np.asarray(whole, bool)
+    if whole.shape != owners.shape or (np.bincount(owners[whole], minlength=1) > 1).any():
+        raise BadInputError(f"whole {whole.shape} must mark at most one of each owner's rows {owners.shape}")
+    kept = np.ones(len(rows), bool)
+    if isinstance(rule, SoftAndWhole):  # a whole is not in the mean, unless it is all there is
+        kept = ~whole | (np.bincount(owners, minlength=1)[owners] == 1)
+    return rows[kept], owners[kept], rows[whole], owners[whole]
 
 
 def _tensor(vectors: Vectors) -> Tensor:

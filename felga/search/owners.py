@@ -22,7 +22,8 @@ ROUNDING = np.float32(1e-5)  # how far two float32 sums of the same cosine may l
 FETCHED, FETCHED_LEAST = 16, 128  # fragments per wanted owner, and at least
 BLOCK = 16_384  # fragments scored at once where all are
 Concepts: TypeAlias = Callable[[Sequence[int]], Sequence[Sequence[Hashable]]]
-"""Owners to the concept of each of their fragments: fragments of one concept count once among ties."""
+"""Owners to the concept of each of their fragments. Among ties, those of one concept count once, those of the
+concept None do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _rank_of_tie(owner: Owner, concepts: Sequence[Hashable] | None) -> tuple[lis
     if concepts is not None:
         best: dict[Hashable, float] = {}
         for concept, score in zip(concepts, owner.scores.tolist(), strict=True):
-            if score > best.get(concept, -np.inf):
+            if concept is not None and score > best.get(concept, -np.inf):
                 best[concept] = score
         scores = list(best.values())
     return [*sorted(-score for score in scores), np.inf], owner.position

@@ -11,14 +11,15 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from felga.search.scoring import Extras
-from felga.search.segments import segment_max
+from felga.search.segments import check_scores, segment_max
 from felga.types import Rows, Scores
 
 OwnerScore: TypeAlias = Literal["soft", "max"]
 TEMPERATURE = 0.1
-"""t of the soft score of a text, in units of the cosine."""
+"""t of the soft score of a text, in units of the cosine; chosen as :data:`WHOLE`."""
 WHOLE = 0.5
-"""Weight of the whole image beside the best region, which has weight 1."""
+"""Weight of the whole image beside the best region, and of the whole text beside its keywords, which weigh 1;
+for texts it was chosen on held-out captions of train2017 (bench/assignment_score.py)."""
 
 
 class OwnerRule(Protocol):
@@ -91,8 +92,7 @@ class BestAndWhole:
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
         """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool, true for one of an owner at most."""
         best = segment_max(scores, offsets)[0]
-        rows = np.flatnonzero(extras["whole"] & (scores > -np.inf))
-        own = np.searchsorted(offsets, rows, side="right") - 1
+        rows, own = _wholes(scores, offsets, extras)
         best[own] = (best[own].astype(np.float64) + self.w * products[rows]) / (1 + self.w)
         return best
 
@@ -102,11 +102,43 @@ class BestAndWhole:
         return both
 
 
-def image_rule(owner: OwnerScore) -> OwnerRule:
+class SoftAndWhole:
+    """``(soft + w * cos) / (1 + w)``: the :class:`SoftMean` of the keywords and the cosine of the whole text.
+
+    A text whose whole does not count scores the soft mean of its keywords. A whole that is all that counts is
+    the keyword, too.
+    """
+
+    def __init__(self, t: float = TEMPERATURE, w: float = WHOLE) -> None:
+        self.t, self.w = t, w
+
+    def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
+        """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool, true for one of an owner at most."""
+        check_scores(scores)
+        keywords = np.where(extras["whole"], np.float32(-np.inf), scores)
+        soft = SoftMean(self.t).score(keywords, products, offsets, extras)
+        rows, own = _wholes(scores, offsets, extras)
+        alone = soft[own] == -np.inf
+        soft[own[alone]] = scores[rows[alone]]
+        soft[own] = (soft[own].astype(np.float64) + self.w * products[rows]) / (1 + self.w)
+        return soft
+
+    def bound(self, scores: Scores, products: Scores) -> Scores:
+        """As of :class:`BestAndWhole`: no mean is above its maximum."""
+        return BestAndWhole(self.w).bound(scores, products)
+
+
+def _wholes(scores: Scores, offsets: Rows, extras: Extras) -> tuple[Rows, Rows]:
+    """The fragments that are wholes and count, and their owners."""
+    rows = np.flatnonzero(extras["whole"] & (scores > -np.inf))
+    return rows, np.searchsorted(offsets, rows, side="right") - 1
+
+
+def image_rule(owner: OwnerScore) -> BestAndWhole | BestFragment:
     """The rule for images."""
     return BestAndWhole() if owner == "soft" else BestFragment()
 
 
-def text_rule(owner: OwnerScore) -> OwnerRule:
-    """The rule for texts."""
-    return SoftMean() if owner == "soft" else BestFragment()
+def text_rule(owner: OwnerScore) -> SoftAndWhole | BestFragment:
+    """The rule for texts; by ``max``, whole texts should not count."""
+    return SoftAndWhole() if owner == "soft" else BestFragment()

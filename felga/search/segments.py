@@ -39,6 +39,16 @@ def check_offsets(offsets: Rows, count: int) -> None:
         raise BadInputError("offsets must not fall")
 
 
+def check_scores(scores: Scores) -> None:
+    """Refuse scores of which one is NaN.
+
+    Raises:
+        BadInputError: one is.
+    """
+    if np.isnan(scores).any():
+        raise BadInputError("a fragment's score is NaN: its vector or the query's is damaged")
+
+
 def ranges(start: int, stop: int, offsets: Rows, most: int) -> Iterator[tuple[int, int]]:
     """The owners ``start:stop`` in ranges of at most ``most`` fragments; an owner is never split.
 
@@ -73,8 +83,7 @@ def segment_max(scores: Scores, offsets: Rows) -> tuple[Scores, Rows]:
     scores = np.asarray(scores, np.float32)
     offsets = np.asarray(offsets, np.int64)
     check_offsets(offsets, len(scores))
-    if np.isnan(scores).any():
-        raise BadInputError("a fragment's score is NaN: its vector or the query's is damaged")
+    check_scores(scores)
     counts = np.diff(offsets)
     best = np.full(len(counts), -np.inf, np.float32)
     rows = np.full(len(counts), -1, np.int64)

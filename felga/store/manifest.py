@@ -21,7 +21,7 @@ from typing import Any
 from felga.errors import BadIndexError, NotFoundError
 from felga.files import read_regular, to_json, write_whole
 
-FORMAT, FORMAT_VERSION = "felga-index", 3
+FORMAT, FORMAT_VERSION = "felga-index", 4
 NAME = "manifest.json"
 PACKAGED = "packaged"  # the source of a FENet that comes with felga
 LARGEST = 2**30  # bytes; a manifest grows by some 200 bytes per file of the index
@@ -57,9 +57,10 @@ class Contract:
 
     Attributes:
         encoder: :meth:`felga.types.Encoder.identity`; has at least ``name`` and ``dim``.
-        regions, keywords: ``proposer`` (its settings, with a ``name``) and ``top``; for regions also
-            ``whole``, ``features`` (their length, None without) and ``quality`` (the settings of its
-            predictor, None where regions have the quality that their proposer gave).
+        regions, keywords: ``proposer`` (its settings, with a ``name``), ``top``, and ``whole`` (whether the
+            whole image or text is one more); for regions also ``features`` (their length, None without) and
+            ``quality`` (the settings of its predictor, None where regions have the quality that their
+            proposer gave).
     """
 
     encoder: Mapping[str, Any]
@@ -228,14 +229,16 @@ def _check(manifest: Manifest) -> None:
     """
     for part, top in (("encoder", False), ("regions", True), ("keywords", True)):
         about = getattr(manifest.contract, part)
-        if top and (type(about.get("top")) is not int or not isinstance(about.get("whole", True), bool)):
-            raise ValueError(f"contract.{part} lacks `top`")
+        if top and (type(about.get("top")) is not int or not isinstance(about.get("whole"), bool)):
+            raise ValueError(f"contract.{part} lacks `top` or `whole`")
         named = about.get("proposer") if top else about
         if not isinstance(named, dict) or not isinstance(named.get("name"), str):
             raise ValueError(f"contract.{part} lacks a name")
     regions = manifest.contract.regions
     if set(regions) != {"proposer", "top", "whole", "features", "quality"}:
         raise ValueError("contract.regions has missing or unknown fields")
+    if set(manifest.contract.keywords) != {"proposer", "top", "whole"}:
+        raise ValueError("contract.keywords has missing or unknown fields")
     features, quality = regions["features"], regions["quality"]
     if features is not None and (type(features) is not int or not 0 < features < 2**20):
         raise ValueError("contract.regions.features is out of range")

@@ -67,11 +67,15 @@ class OwnerTable:
 
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Some owners, by position."""
+        return self.take_batch(rows, columns).to_pylist() if len(rows) else []
+
+    def take_batch(self, rows: Sequence[int], columns: Sequence[str]) -> pa.RecordBatch:
+        """:meth:`take` as Arrow arrays, for vectors."""
+        names = self._columns(columns)
         if not len(rows):
-            return []
-        return self._read(
-            lambda: self._table.take([int(row) for row in rows], columns=self._columns(columns)).to_pylist()
-        )
+            return pa.RecordBatch.from_pylist([], pa.schema([self.schema.field(name) for name in names]))
+        found = self._read(lambda: self._table.take([int(row) for row in rows], columns=names))
+        return found.combine_chunks().to_batches()[0]
 
     def batches(self, columns: Sequence[str], size: int = 1024) -> Iterator[pa.RecordBatch]:
         """All owners in order, ``size`` at a time."""
@@ -98,7 +102,7 @@ class OwnerTable:
         return np.concatenate([np.empty(0, np.float32), *found])
 
     def whole(self) -> Flags:
-        """(n,) bool: which regions are the whole image, in order."""
+        """(n,) bool: which regions are the whole image, or keywords the whole text, in order."""
         found = [np.asarray(batch.column("whole").flatten()) for batch in self.batches(["whole"], 8192)]
         return np.concatenate([np.empty(0, bool), *found]).astype(bool)
 

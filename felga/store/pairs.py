@@ -13,7 +13,7 @@ import pyarrow as pa
 from felga.errors import BadInputError
 from felga.fenet.features import Features
 from felga.store.owner_table import OwnerTable
-from felga.store.schema import flat, list_lengths
+from felga.store.schema import flat, keywords_of, list_lengths
 from felga.store.stored import StoredIndex
 from felga.types import Flags, RegionFeatures, Vectors
 
@@ -23,7 +23,7 @@ def features_of(folder: Path) -> Features:
 
     An image with several texts gets the keywords of all of them; images without text and texts without
     image are left out. Pairs are ordered by image id, so that the order in which a corpus grew does not
-    affect training.
+    affect training. Whole texts are no keywords here.
 
     Raises:
         NotFoundError, BadIndexError: there is no index, or it is damaged.
@@ -34,12 +34,10 @@ def features_of(folder: Path) -> Features:
     words: dict[str, int] = {}
     vectors: list[Vectors] = []
     ids_of_image: dict[str, list[int]] = {}
-    for batch in texts.batches(["image_id", "keywords", "vectors"]):
-        rows = flat(batch.column("vectors"))
+    for batch in texts.batches(["image_id", "keywords", "whole", "vectors"]):
+        rows = flat(batch.column("vectors"))[~_flags(batch.column("whole"))]
         at = 0
-        for image_id, keywords in zip(
-            batch.column("image_id").to_pylist(), batch.column("keywords").to_pylist(), strict=True
-        ):
+        for image_id, keywords in zip(batch.column("image_id").to_pylist(), keywords_of(batch), strict=True):
             for word in keywords:
                 if word not in words:
                     words[word] = len(words)

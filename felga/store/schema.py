@@ -60,6 +60,7 @@ def text_schema(dim: int) -> pa.Schema:
             ("scores", pa.list_(pa.float32())),
             ("starts", pa.list_(pa.int32())),
             ("ends", pa.list_(pa.int32())),
+            ("whole", pa.list_(pa.bool_())),  # the text as a keyword of itself
             ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
             (CHECK, pa.binary(CHECK_BYTES)),
         ]
@@ -140,6 +141,7 @@ def text_table(rows: Sequence[TextRow], dim: int) -> pa.Table:
             pa.ListArray.from_arrays(offsets, pa.array([k.score for k in keywords], pa.float32())),
             pa.ListArray.from_arrays(offsets, pa.array([k.span[0] for k in keywords], pa.int32())),
             pa.ListArray.from_arrays(offsets, pa.array([k.span[1] for k in keywords], pa.int32())),
+            pa.ListArray.from_arrays(offsets, pa.array([k.whole for k in keywords], pa.bool_())),
             pa.ListArray.from_arrays(
                 offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float32), dim)
             ),
@@ -206,6 +208,15 @@ def flat(column: pa.Array) -> npt.NDArray[Any]:
     values = column.flatten()  # respects the slice that a batch is
     dim = values.type.list_size
     return _numbers(values.flatten()).reshape(-1, dim)
+
+
+def keywords_of(batch: pa.RecordBatch) -> list[list[str]]:
+    """The keywords of each text, without the whole text; ``batch`` has ``keywords`` and ``whole``."""
+    columns = batch.column("keywords").to_pylist(), batch.column("whole").to_pylist()
+    return [
+        [word for word, whole in zip(words, flags, strict=True) if not whole]
+        for words, flags in zip(*columns, strict=True)
+    ]
 
 
 def list_lengths(column: pa.Array) -> Rows:

@@ -150,6 +150,10 @@ class StoredIndex:
     ) -> None:
         self.close()
 
+    def is_current(self) -> bool:
+        """Whether this is still the state of the index; False also where its manifest is gone."""
+        return self._lease.is_current(self._native.path)
+
     def close(self) -> None:
         """Release the files: a writer may then remove what only this state needs."""
         self._lease.close()

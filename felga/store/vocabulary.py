@@ -16,6 +16,7 @@ from typing import Any
 from felga.models.wordlist import MINILM, class_names, common_words, minilm_words
 from felga.proposals.inflection import singular
 from felga.store.owner_table import OwnerTable
+from felga.store.schema import keywords_of
 
 NEAREST, CUTOFF = 3, 0.7  # at most so many near words, and their least likeness by difflib
 LETTERS = 4  # of each half of a compound: "surfboard" is known as "surf" and "board"
@@ -60,9 +61,9 @@ class Vocabulary:
     @cached_property
     def _keywords(self) -> frozenset[str]:
         found: set[str] = set()
-        for batch in self._texts.batches(["keywords"], 8192):
-            for keyword in batch.column("keywords").flatten().unique().to_pylist():
-                found.update(_plain(word) for word in _WORD.findall(keyword))
+        for batch in self._texts.batches(["keywords", "whole"], 8192):
+            keywords = {keyword for own in keywords_of(batch) for keyword in own}
+            found.update(_plain(word) for keyword in keywords for word in _WORD.findall(keyword))
         return frozenset(found)
 
     @cached_property

@@ -148,7 +148,7 @@ HOSTILE = (
 
 
 def check_keywords(text: str, keywords: Sequence[Keyword], top: int) -> None:
-    """At most ``top``, best first, no two alike up to case; spans inside the text."""
+    """At most ``top``, best first, no two alike up to case, none marked whole; spans inside the text."""
     assert len(keywords) <= top
     scores = [keyword.score for keyword in keywords]
     assert scores == sorted(scores, reverse=True)
@@ -158,6 +158,7 @@ def check_keywords(text: str, keywords: Sequence[Keyword], top: int) -> None:
         assert type(start) is type(stop) is int
         assert 0 <= start < stop <= len(text)
         assert keyword.text.strip()
+        assert not keyword.whole
     assert len({keyword.text.casefold() for keyword in keywords}) == len(keywords)
 
 

@@ -12,20 +12,24 @@ import pytest
 
 from felga.corpus.coco import CocoCorpus, coco_files
 from felga.corpus.decode import read_image
+from felga.engine import Engine
 from felga.errors import BadInputError, NotFoundError
 from felga.evaluation import benchmark
 from felga.evaluation.benchmark import bench_coco
 from felga.evaluation.drawings import Drawings
 from felga.evaluation.proposal_recall import as_table, bench_proposals, measure
-from felga.evaluation.protocol import evaluate
+from felga.evaluation.protocol import description_assignment, evaluate
 from felga.evaluation.results import to_json
 from felga.evaluation.split import encode_split, read_split
 from felga.evaluation.tables import render_tables
+from felga.fenet.packaged import packaged
 from felga.indexing import Options
+from felga.indexing.job import apply_fenet
 from felga.indexing.parts import Parts
 from felga.types import FeatureEncoder
 from tests.cli.calls import call
 from tests.made import CHEAP, toy_module
+from tests.search import reference
 
 OPTIONS = Options(device="cpu")
 NAMES = {"cat": 17, "cup": 47, "motorcycle": 4, "person": 1}
@@ -124,6 +128,8 @@ def test_a_split_matches_its_files(coco, tmp_path):
     assert split.contains.sum() == len({(r["category_id"], r["image_id"]) for r in data["annotations"]})
     first = split.keyword_rows[: split.keyword_offsets[1]]
     assert {"astronaut", "coffee"} <= {split.keywords[i] for i in first}
+    assert split.text_whole.all()
+    assert encoded.manifest.texts.fragments == len(split.keyword_rows) + 6, "the whole text is no keyword"
     assert split.region_whole.sum() == 6
     np.testing.assert_array_equal(
         split.region_boxes[split.region_whole], np.tile([0, 0, 640, 480], (6, 1)).astype(np.float32)
@@ -140,6 +146,27 @@ def test_a_split_matches_its_files(coco, tmp_path):
     assert len(split.crowds.boxes) == 0
     entire = evaluate(split.entire())
     assert entire.object_discovery.map != evaluate(split).object_discovery.map
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_benchmark_scores_texts_as_assign_does(coco, tmp_path, whole):
+    """Of a whole index, through its FENet: description assignment is what `assign` answers, box by box."""
+    parts, quiet = Parts.make(replace(OPTIONS, whole=whole)), lambda *_: None
+    encoded = encode_split(coco_files(coco, "val2017"), tmp_path, parts, None, quiet)
+    apply_fenet(encoded.index.folder, packaged(encoded.manifest.contract.encoder))
+    split = read_split(encoded, parts.encoder, quiet)
+    assert split.text_whole.tolist() == [whole] * 6
+    assert not set(split.keywords) & set(encoded.index.texts.read(["text"]).column("text").to_pylist())
+    with Engine.open(encoded.index.folder, encoder=parts.encoder) as engine:
+        split = split.embedded(engine.index.embedding)
+        precision = description_assignment(split, owner="soft").ranking.metrics.average_precision
+        rows = engine.index.texts.read(["text_id", "image_id"]).to_pylist()
+        place = {row["text_id"]: split.image_ids.index(row["image_id"]) for row in rows}
+        for at, box in enumerate(split.boxes.tolist()):
+            path = encoded.paths()[split.image_ids[split.box_image[at]]]
+            hits = engine.assign(path, tuple(box), k=99)
+            order = [split.contains[split.box_class[at], place[hit.text_id]] for hit in hits]
+            assert precision[at] == pytest.approx(reference.precision_of_order(order))
 
 
 def test_phrases_name_the_only_box_of_their_class(coco, tmp_path, toy):

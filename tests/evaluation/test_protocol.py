@@ -21,8 +21,10 @@ from felga.evaluation.protocol import (
     evaluate,
     object_discovery,
 )
+from felga.evaluation.ranking import with_wholes
 from felga.evaluation.task_results import SizeResult
 from felga.search.matrix import owner_scores
+from felga.search.rules import text_rule
 from felga.search.scoring import GAMMA
 from felga.types import Frozen
 from tests.search import reference
@@ -159,6 +161,11 @@ def test_a_method_is_an_embedding():
         return np.ascontiguousarray(vectors[:, turn])
 
     assert evaluate(split, Applied(turned)) == evaluate(split)  # a rotation changes no cosine
+    soft = replace(
+        split, text_whole=np.ones(split.images, bool), region_whole=np.zeros(len(split.region_vectors), bool)
+    )
+    assert evaluate(soft, Applied(turned), owner="soft") == evaluate(soft, owner="soft")
+    np.testing.assert_array_equal(split.embedded(Applied(turned)).text_vectors, turned(split.text_vectors))
     assert len(split.keyword_vectors) in seen  # distinct ones, not one for each place
 
     half = evaluate(split, Applied(np.abs))
@@ -202,14 +209,50 @@ def test_soft_owner_scores_equal_loops():
             if len(rows):
                 powers = [np.exp(float(split.keyword_vectors[row] @ vector) / 0.1) for row in rows]
                 scores[box, text] = 0.1 * np.log(np.mean(powers))
-    soft = owner_scores(
-        split.box_vectors, split.keyword_vectors, split.keyword_rows, split.keyword_offsets, owner="soft"
+    best = description_assignment(split).ranking.metrics.average_precision
+    for counts in (None, np.arange(split.images) % 3 > 0):  # the second has texts without keywords and with
+        split = replace(split, text_whole=counts)
+        whole = split.box_vectors @ split.text_vectors.T
+        wanted = scores.copy()
+        if counts is not None:
+            mixed = (np.where(scores > -np.inf, scores, whole) + 0.5 * whole) / 1.5
+            wanted = np.where(counts, mixed, scores)
+        soft = _soft_scores(split)
+        np.testing.assert_allclose(soft, wanted, atol=1e-6)  # some of these texts tie but for rounding
+        expected = [precision(row, split.contains[c]) for row, c in zip(soft, split.box_class, strict=True)]
+        found = description_assignment(split, owner="soft").ranking.metrics.average_precision
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+        assert not np.allclose(found, best)
+        unchanged = description_assignment(split).ranking.metrics.average_precision
+        np.testing.assert_array_equal(unchanged, best)  # by the maximum, whole texts never count
+    with pytest.raises(BadInputError, match="vectors of the whole texts"):
+        description_assignment(replace(split, text_vectors=None), owner="soft")
+
+
+def _soft_scores(split):
+    fragments, whole = (split.keyword_vectors, split.keyword_rows, split.keyword_offsets), None
+    if split.text_whole is not None:
+        fragments, whole = with_wholes(*fragments, split.text_vectors, split.text_whole)
+    return owner_scores(split.box_vectors, *fragments, rule=text_rule("soft"), whole=whole)
+
+
+def test_equal_texts_tie_under_soft_scores_with_their_wholes():
+    """To the bit, wherever they stand; texts that differ as a whole do not."""
+    g = np.random.default_rng(11)
+    split = make_split(11, images=300)
+    texts = g.standard_normal((7, 16)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    kind = g.integers(0, 7, 300)
+    split = replace(
+        split,
+        keyword_rows=np.tile([3, 5], 300),
+        keyword_offsets=2 * np.arange(301),
+        text_vectors=texts[kind],
+        text_whole=np.ones(300, bool),
     )
-    np.testing.assert_allclose(soft, scores, atol=1e-6)  # some of these texts tie but for rounding
-    expected = [precision(row, split.contains[kind]) for row, kind in zip(soft, split.box_class, strict=True)]
-    found = description_assignment(split, owner="soft").ranking.metrics.average_precision
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-    assert not np.allclose(found, description_assignment(split).ranking.metrics.average_precision)
+    for row in _soft_scores(split):
+        assert len(set(row.tolist())) == 7
+        assert all(len(set(row[kind == each].tolist())) == 1 for each in range(7))
 
 
 def test_texts_of_the_same_keywords_tie_under_soft_scores():

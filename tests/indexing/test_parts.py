@@ -19,6 +19,7 @@ from felga.store.manifest import read_manifest
 from felga.store.schema import flat
 from felga.store.stored import StoredIndex
 from felga.store.verify import verify
+from felga.types import Keyword
 from tests.made import CHEAP, counts, run, state, train_fenet, write
 
 
@@ -123,6 +124,42 @@ def test_without_a_predictor_a_region_keeps_what_its_proposer_says(corpus, tmp_p
     assert verify(tmp_path / "index")[1] == []
     (hit,) = Engine.open(tmp_path / "index").search("p1", k=1, regions=9)
     assert {region.quality for region in hit.regions} == {None, 0.25}
+
+
+def test_the_whole_text_is_one_more_keyword(corpus):
+    made_of = replace(parts(), options=replace(CHEAP, top_keywords=2))
+    texts = ["A cat.", "!!!", " ", "cat"]
+    found = made_of.propose_keywords(texts)
+    assert found[0][0] == Keyword("A cat.", 1.0, (0, 6), whole=True)
+    assert [[(one.text, one.whole) for one in own] for own in found] == [
+        [("A cat.", True), ("a", False), ("cat", False)],
+        [("!!!", True)],
+        [],
+        [("cat", True), ("cat", False)],
+    ]
+    plain = replace(made_of, options=replace(CHEAP, top_keywords=2, whole=False)).propose_keywords(texts)
+    assert plain[0] == found[0][1:]
+    assert plain[1] == found[1], "all there is"
+
+
+def test_keywords_are_encoded_once_and_apart_from_whole_texts(corpus):
+    calls = []
+
+    class Noting(Seeing):
+        def encode_texts(self, texts):
+            calls.append(list(texts))
+            return super().encode_texts(texts)
+
+    made_of = parts(encoder=Noting())
+    found = made_of.propose_keywords(["a cat", "the cat", "cat", ""])
+    vectors = made_of.encode_keywords(found)
+    assert calls == [["a", "cat", "the"], ["a cat", "the cat", "cat"]]
+    for own, rows in zip(found, vectors, strict=True):
+        expected = Seeing().encode_texts([one.text for one in own])
+        np.testing.assert_array_equal(rows, expected)
+    calls.clear()
+    assert [rows.shape for rows in made_of.encode_keywords([[], []])] == [(0, 8), (0, 8)]
+    assert calls == []
 
 
 def test_a_killed_run_with_features_ends_in_the_same_index(corpus, tmp_path, monkeypatch):
@@ -248,5 +285,5 @@ def test_an_unfinished_index_of_another_format_is_refused(tmp_path, corpus):
     contract = json.loads((out / "manifest.json").read_bytes())["contract"]
     (out / "manifest.json").unlink()
     (out / "building.json").write_text(json.dumps(contract))
-    with pytest.raises(BadIndexError, match="format version None instead of 3.*: remove the folder"):
+    with pytest.raises(BadIndexError, match="format version None instead of 4.*: remove the folder"):
         run(corpus, out)

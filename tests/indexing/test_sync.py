@@ -224,7 +224,7 @@ def test_a_proposers_own_settings_are_never_overwritten(tmp_path, toy, monkeypat
     monkeypatch.setattr(toy_module().Words, "settings", lambda self: {"name": "words", "top": "its own"})
     run(tmp_path / "corpus", tmp_path / "out", replace(CHEAP, top_keywords=3))
     keywords = read_manifest(tmp_path / "out").contract.keywords
-    assert keywords == {"proposer": {"name": "words", "top": "its own"}, "top": 3}
+    assert keywords == {"proposer": {"name": "words", "top": "its own"}, "top": 3, "whole": True}
 
 
 def test_python_names_a_corpus_by_its_folder(tmp_path, toy):

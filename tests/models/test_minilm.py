@@ -116,3 +116,15 @@ def test_threads_that_embed_leave_torchs_number_of_threads_alone():
                 assert pool.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_was_kept_is_the_same_to_the_bit():
+    model = minilm(torch.device("cpu"))
+    texts = ["a cat on a mat", "dog"]
+    first = model.embed(texts, keep=True)
+    first[:] = 0  # whoever asked may write to it
+    model.embed(["something", "else"])
+    again = model.embed(texts)
+    np.testing.assert_array_equal(again, MiniLM(torch.device("cpu")).embed(texts))
+    again[:] = 0
+    np.testing.assert_array_equal(model.embed(texts), MiniLM(torch.device("cpu")).embed(texts))

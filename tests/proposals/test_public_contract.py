@@ -126,6 +126,7 @@ def test_each_broken_promise_of_a_region_proposer_fails(regions):
         [Keyword("cat", 1.0, (-3, 5))],
         [Keyword("cat", 1.0, (5, 5))],
         [Keyword(" ", 1.0, (1, 2))],
+        [Keyword("a cat", 1.0, (0, 5), whole=True)],
     ],
 )
 def test_each_broken_promise_of_a_keyword_proposer_fails(keywords):

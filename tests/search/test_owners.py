@@ -152,6 +152,18 @@ def test_singular_and_plural_count_once():
     assert [owner.position for owner in once] == [1, 0]
 
 
+def test_a_fragment_without_a_concept_breaks_no_tie():
+    """Two texts tie at their best word; what else the first one says is the whole text."""
+    zebra, near, grass = np.float32([1, 0, 0]), np.float32([0.8, 0.6, 0]), np.float32([0.6, 0, 0.8])
+    vectors = np.stack([zebra, near, zebra, grass])
+    names = [["zebra", None], ["zebra", "grass"]]
+    query, offsets = zebra[None], np.array([0, 2, 4])
+    found = best_owners(
+        Loop(vectors), offsets, query, 2, concepts=lambda owners: [names[at] for at in owners]
+    )[0]
+    assert [owner.position for owner in found] == [1, 0]
+
+
 def test_the_best_regions_are_not_the_best_images(tmp_path):
     """The best 1,000 regions all lie in one image; the second image is returned all the same."""
     rng = np.random.default_rng(0)

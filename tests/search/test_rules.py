@@ -12,7 +12,7 @@ from felga.errors import BadInputError
 from felga.search import matrix
 from felga.search.matrix import owner_metrics, owner_scores
 from felga.search.owners import best_owners
-from felga.search.rules import BestAndWhole, BestFragment, SoftMean
+from felga.search.rules import BestAndWhole, BestFragment, SoftAndWhole, SoftMean
 from felga.search.scoring import MeaningAndQuality
 
 from . import reference
@@ -20,7 +20,7 @@ from .test_owners import Loop, build, unit
 
 
 def made(seed, owners=60, most=9):
-    """Ragged owners, some without fragments; one region of most is the whole, some qualities are unknown."""
+    """Ragged owners, some without fragments; of most, one is the whole; some qualities are unknown."""
     g = np.random.default_rng(seed)
     offsets = np.cumsum([0, *g.integers(0, most, owners)])
     n = offsets[-1]
@@ -41,6 +41,13 @@ def soft_text(cosines):
     return 0.1 * log(sum(exp(c / 0.1) for c in cosines) / len(cosines)) if cosines else float("-inf")
 
 
+def whole_text(cosines, whole):
+    keywords = [cosine for cosine, flag in zip(cosines, whole, strict=True) if not flag]
+    wholes = [cosine for cosine, flag in zip(cosines, whole, strict=True) if flag]
+    soft = soft_text(keywords or wholes)
+    return (soft + 0.5 * wholes[0]) / 1.5 if wholes else soft
+
+
 def soft_image(scores, cosines, whole):
     if not scores:
         return float("-inf")
@@ -57,6 +64,8 @@ def expected(kind, offsets, vectors, whole, quality, query, allowed, gamma):
         scores = [region_score(c, float(quality[row]), gamma) for c, row in zip(cosines, rows, strict=True)]
         if kind == "text":
             out.append(soft_text(cosines))
+        elif kind == "text and whole":
+            out.append(whole_text(cosines, [whole[row] for row in rows]))
         elif kind == "image":
             out.append(soft_image(scores, cosines, [whole[row] for row in rows]))
         else:
@@ -64,7 +73,17 @@ def expected(kind, offsets, vectors, whole, quality, query, allowed, gamma):
     return np.array(out)
 
 
-RULES = {"text": SoftMean(), "image": BestAndWhole(), "max": BestFragment()}
+RULES = {
+    "text": SoftMean(),
+    "text and whole": SoftAndWhole(),
+    "image": BestAndWhole(),
+    "max": BestFragment(),
+}
+
+
+def scored_by(kind, quality):
+    """A text's keywords score their cosine."""
+    return {} if "text" in kind else {"scorer": MeaningAndQuality(0.3), "extras": {"quality": quality}}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -77,7 +96,7 @@ def test_the_best_owners_are_exact_by_every_rule(tmp_path, seed, k, kind):
         for allowed in (None, parts, ~whole):
             ranked = best_owners(
                 searcher, offsets, queries, k, allowed,
-                scorer=None if kind == "text" else MeaningAndQuality(0.3), rule=RULES[kind],
+                scorer=scored_by(kind, quality).get("scorer"), rule=RULES[kind],
                 extras={"whole": whole, "quality": quality},
             )  # fmt: skip
             for query, owners in zip(queries, ranked, strict=True):
@@ -92,8 +111,8 @@ def test_the_best_owners_are_exact_by_every_rule(tmp_path, seed, k, kind):
 def test_tiles_score_owners_as_loops_do(monkeypatch, tile, kind):
     monkeypatch.setattr(matrix, "TILE", tile)
     offsets, vectors, whole, quality, queries = made(7)
-    scored = {} if kind == "text" else {"scorer": MeaningAndQuality(0.3), "extras": {"quality": quality}}
-    how = {"text": {"owner": "soft"}, "image": {"owner": "soft", "whole": whole}, "max": {}}[kind]
+    scored = scored_by(kind, quality)
+    how = {"rule": RULES[kind], "whole": whole}
     found = owner_scores(queries, vectors, np.arange(len(vectors)), offsets, **scored, **how)
     for query, row in zip(queries, found, strict=True):
         wanted = expected(kind, offsets, vectors, whole, quality, query, None, 0.3)
@@ -116,8 +135,53 @@ def test_texts_of_the_same_words_tie_to_the_bit_in_whatever_order():
     for owners in ranked:
         assert [owner.position for owner in owners] == list(range(30))
         assert len({owner.score for owner in owners}) == 1
-    for row in owner_scores(queries, words, np.concatenate(drawn), offsets, owner="soft"):
+    for row in owner_scores(queries, words, np.concatenate(drawn), offsets, rule=SoftMean()):
         assert len(set(row.tolist())) == 1
+
+
+def test_equal_texts_tie_to_the_bit_with_their_whole_wherever_it_stands():
+    g = np.random.default_rng(4)
+    words, queries = unit(g, 9), unit(g, 4)
+    drawn = [g.permutation(6) for _ in range(30)]
+    places = [np.insert(rows, at % 7, 8) for at, rows in enumerate(drawn)]  # 8: the whole text
+    offsets, rows = np.arange(31) * 7, np.concatenate(places)
+    whole, rule = rows == 8, SoftAndWhole()
+    ranked = best_owners(Loop(words[rows]), offsets, queries, 30, rule=rule, extras={"whole": whole})
+    for owners in ranked:
+        assert [owner.position for owner in owners] == list(range(30))
+        assert len({owner.score for owner in owners}) == 1
+    for row in owner_scores(queries, words, rows, offsets, rule=rule, whole=whole):
+        assert len(set(row.tolist())) == 1
+
+
+@pytest.mark.parametrize("rule", [BestAndWhole(w=2.0), SoftAndWhole(t=0.3, w=2.0)])
+def test_a_score_never_falls_where_its_fragments_rise_and_stays_below_its_bound(rule):
+    """What exactness rests on, for every owner and also where scores and products differ."""
+    g = np.random.default_rng(5)
+    offsets, vectors, whole, _, _ = made(5)
+    extras = {"whole": whole}
+    for _ in range(50):
+        products = g.uniform(-1, 1, len(vectors)).astype(np.float32)
+        scores = products - g.uniform(0, 0.5, len(vectors)).astype(np.float32)
+        found = rule.score(scores, products, offsets, extras)
+        risen = rule.score(scores + np.float32(0.01), products + np.float32(0.01), offsets, extras)
+        filled = np.diff(offsets) > 0
+        assert (risen[filled] > found[filled]).all()
+        highest = [segment.max() for segment in np.split(scores, offsets[1:-1]) if len(segment)]
+        nearest = [segment.max() for segment in np.split(products, offsets[1:-1]) if len(segment)]
+        assert (found[filled] <= rule.bound(np.array(highest), np.array(nearest)) + 1e-6).all()
+
+
+def test_what_the_sentence_says_counts_beside_its_words():
+    """Both texts have the same keywords: only the whole tells them apart."""
+    query = np.float32([[1, 0, 0]])
+    vectors = np.float32([[0, 1, 0], [0.6, 0.8, 0], [0.8, 0.6, 0], [0.6, 0.8, 0]])
+    whole = np.array([True, False, True, False])
+    owners = best_owners(
+        Loop(vectors), np.array([0, 2, 4]), query, 2, rule=SoftAndWhole(), extras={"whole": whole}
+    )[0]
+    assert [owner.position for owner in owners] == [1, 0]
+    assert [owner.score for owner in owners] == pytest.approx([(0.6 + 0.4) / 1.5, 0.6 / 1.5])
 
 
 def test_a_text_with_more_of_what_was_asked_for_comes_first_by_the_soft_score_alone():
@@ -136,9 +200,11 @@ def test_a_text_with_more_of_what_was_asked_for_comes_first_by_the_soft_score_al
 def test_a_nan_is_refused(rule):
     vectors = unit(np.random.default_rng(0), 6)
     vectors[4, 2] = np.nan
-    extras = {"whole": np.zeros(6, bool)}
-    with pytest.raises(BadInputError, match="score is NaN"):
-        best_owners(Loop(vectors), np.array([0, 3, 6]), vectors[:1], 2, rule=rule, extras=extras)
+    for whole in (np.zeros(6, bool), np.arange(6) == 4):
+        with pytest.raises(BadInputError, match="score is NaN"):
+            best_owners(
+                Loop(vectors), np.array([0, 3, 6]), vectors[:1], 2, rule=rule, extras={"whole": whole}
+            )
 
 
 def test_quality_only_lowers_a_score_and_an_unknown_one_leaves_it():
@@ -149,8 +215,9 @@ def test_quality_only_lowers_a_score_and_an_unknown_one_leaves_it():
     assert (scores <= MeaningAndQuality(0.05).bound(cosines)).all()
 
 
-def test_two_wholes_of_an_image_are_refused():
+@pytest.mark.parametrize("rule", [BestAndWhole(), SoftAndWhole()])
+def test_two_wholes_of_an_owner_are_refused(rule):
     vectors = unit(np.random.default_rng(0), 4)
     for whole in (np.array([True, True, False, False]), np.zeros(3, bool)):
         with pytest.raises(BadInputError, match="at most one of each owner"):
-            owner_scores(vectors, vectors, np.arange(4), np.array([0, 2, 4]), owner="soft", whole=whole)
+            owner_scores(vectors, vectors, np.arange(4), np.array([0, 2, 4]), rule=rule, whole=whole)

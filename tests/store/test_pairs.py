@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from felga.corpus.folder import FolderCorpus
 from felga.engine import Engine
 from felga.errors import BadIndexError, BadInputError
 from felga.fenet.checkpoint import load_fenet
@@ -30,7 +32,8 @@ def test_features_are_the_raw_vectors_of_pairs(demo):
     opened = StoredIndex.open(demo[0])
     images = opened.images.read(["image_id", "vectors"]).to_pylist()
     texts = opened.texts
-    rows = {row["image_id"]: row for row in texts.read(["image_id", "keywords", "vectors"]).to_pylist()}
+    columns = ["image_id", "keywords", "whole", "vectors"]
+    rows = {row["image_id"]: row for row in texts.read(columns).to_pylist()}
     for pair, row in enumerate(sorted(images, key=lambda row: row["image_id"])):
         regions = features.regions[features.region_offsets[pair] : features.region_offsets[pair + 1]]
         np.testing.assert_array_equal(regions, np.float32(row["vectors"]))
@@ -38,9 +41,28 @@ def test_features_are_the_raw_vectors_of_pairs(demo):
         assert features.whole[span].sum() == 1
         ids = features.keyword_ids[features.keyword_offsets[pair] : features.keyword_offsets[pair + 1]]
         own = rows[row["image_id"]]
-        assert [features.keyword_texts[i] for i in ids] == own["keywords"]
-        np.testing.assert_allclose(features.keywords[ids], np.float32(own["vectors"]), atol=1e-5)
+        assert own["whole"] == [True] + [False] * len(ids)  # the whole text teaches nothing
+        assert [features.keyword_texts[i] for i in ids] == own["keywords"][1:]
+        np.testing.assert_allclose(features.keywords[ids], np.float32(own["vectors"])[1:], atol=1e-5)
     assert len(set(features.keyword_texts)) == len(features.keyword_texts)
+
+
+def test_whole_texts_leave_the_training_data_as_it_is(tmp_path, demo):
+    """To the bit: an index with whole texts has the keywords of one without, and their vectors."""
+    write(tmp_path / "corpus", ["a", "b", "c"])
+    (tmp_path / "corpus" / "b.txt").write_text("A zebra crosses the road.\nTwo zebras!\n")
+    (tmp_path / "corpus" / "c.txt").write_text("!!!")
+    options = Options(device="cpu", regions="grid", quality=False)
+    plain = replace(options, whole=False)
+    for name, own in (("with", options), ("without", plain)):
+        index(FolderCorpus(tmp_path / "corpus"), tmp_path / name, own, fenet="none")
+    found, wanted = features_of(tmp_path / "with"), features_of(tmp_path / "without")
+    assert found.keyword_texts == wanted.keyword_texts
+    for name in ("keywords", "keyword_ids", "keyword_offsets"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert (
+        read_manifest(tmp_path / "with").texts.fragments > read_manifest(tmp_path / "without").texts.fragments
+    )
 
 
 def test_stored_features_of_regions_are_read(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from felga.corpus.folder import FolderCorpus
 from felga.engine import Engine
+from felga.indexing import Options, index
 from tests.cli.calls import call
 from tests.made import run, write
 
@@ -41,18 +44,22 @@ def test_the_nearest_known_words(engine):
 
 
 def test_a_keyword_of_the_index_is_known(tmp_path, demo):
-    import shutil
-
-    from felga.corpus.folder import FolderCorpus
-    from felga.indexing import Options, index
-
     (tmp_path / "in").mkdir()
     shutil.copy(demo[1].folder / "scene-01.png", tmp_path / "in")
     (tmp_path / "in" / "scene-01.txt").write_text("Das Quokkalein")
-    index(FolderCorpus(tmp_path / "in"), tmp_path / "out", Options(device="cpu", regions="grid"))
+    options = Options(device="cpu", regions="grid", quality=False)
+    index(FolderCorpus(tmp_path / "in"), tmp_path / "out", options)
     opened = Engine.open(tmp_path / "out", device="cpu")
     assert opened.unknown_words("quokkalein Quokkaleins") == {}
     assert opened.unknown_words("quokkalien") == {"quokkalien": ["quokkalein"]}
+
+
+def test_a_word_that_only_the_whole_text_has_is_not_known(tmp_path, demo):
+    write(tmp_path / "corpus", ["a"])
+    (tmp_path / "corpus" / "a.txt").write_text("quokkalein xqzvblorp")
+    options = Options(device="cpu", regions="grid", quality=False, top_keywords=1)
+    index(FolderCorpus(tmp_path / "corpus"), tmp_path / "index", options)
+    assert len(Engine.open(tmp_path / "index").unknown_words("quokkalein xqzvblorp")) == 1
 
 
 def test_an_encoder_without_a_list_of_words_knows_all(tmp_path, toy):
