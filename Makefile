@@ -28,9 +28,11 @@ bench: .venv/test
 		--out bench/results/proposals.json
 	$(BIN)/python bench/unseen_classes.py --root $(COCO)
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
+	$(BIN)/python bench/assignment_score.py --root $(COCO)
 	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)
+	$(BIN)/python bench/duplicates.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
 	$(BIN)/python bench/environment.py
 	$(BIN)/python bench/readme.py

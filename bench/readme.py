@@ -10,7 +10,10 @@ import argparse
 import re
 from collections.abc import Callable
 
-from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight
+from readme_duplicates import duplicates
+from readme_people import confidence, false_alarms
+from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
+from readme_questions import questions
 
 
 def summary() -> list[str]:
@@ -252,12 +255,16 @@ def measured() -> list[str]:
         quality,
         answers,
         quality_weight,
+        text_weight,
+        confidence,
+        questions,
         recipes,
         indexing,
         startup,
         evaluator,
         proposals,
         pooling,
+        duplicates,
         installation,
     )
     return [line for part in parts for line in part()]
@@ -267,6 +274,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "README.md": {
         "install-size": install_size,
         "scores": warning,
+        "confidence": false_alarms,
         "numbers": summary,
         "words": unknown_words,
     },

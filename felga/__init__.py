@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from felga.version import __version__
 
-__all__ = ["Engine", "FelgaError", "Options", "__version__", "index"]
+__all__ = ["Engine", "FelgaError", "Options", "__version__", "connect", "index"]
 
 if TYPE_CHECKING:
+    from felga.client import connect
     from felga.engine import Engine
     from felga.errors import FelgaError
     from felga.indexing.job import index
@@ -23,6 +24,7 @@ _HOMES = {
     "Engine": "felga.engine",
     "FelgaError": "felga.errors",
     "Options": "felga.indexing.options",
+    "connect": "felga.client",
     "index": "felga.indexing.job",
 }
 

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError, NotFoundError
-from felga.files import canonical, shown, to_json
-from felga.indexing.parts import encoded_regions, unit_vectors
-from felga.models.cache import VectorCache
+from felga.files import canonical, shown
+from felga.indexing.parts import encoded_regions
+from felga.queries import ImageSource, Queries, decoded, inside
+from felga.questions.answers import Answers, term_vectors
+from felga.questions.grammar import parse
 from felga.registry import make_encoder
-from felga.search.owners import best_owners
+from felga.search.duplicates import without_copies
+from felga.search.owners import Owner, best_owners
 from felga.search.rules import OwnerScore, image_rule, text_rule
-from felga.search.scoring import MeaningAndQuality
+from felga.search.scoring import Extras, MeaningAndQuality
+from felga.store.copies import looks, near
 from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
 from felga.store.stored import StoredIndex
 from felga.store.vocabulary import Vocabulary
-from felga.types import Box, DecodedImage, Encoder, Flags, ImageHit, TextHit, Vectors
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ImageSource: TypeAlias = "str | Path | Image | npt.NDArray[np.uint8]"
-"""A file, a PIL image (EXIF orientation is applied), or (h, w, 3) uint8 RGB pixels."""
+from felga.types import Box, Encoder, Flags, ImageHit, TextHit, Vectors
 
 
 class Engine:
@@ -56,7 +51,6 @@ class Engine:
         self.root = Path(root) if root is not None else Path(index.manifest.corpus.root)
         self._device = device
         self._lock = threading.RLock()
-        self._cache = VectorCache()
         self._encoder: Encoder | None = None
         self._lazy: dict[str, Any] = {}
         if encoder is not None:
@@ -116,10 +110,18 @@ class Engine:
         whole: bool = True,
         quality: bool = True,
         owner: OwnerScore = "soft",
+        min_confidence: float = 0.0,
+        explain: bool = False,
+        dedupe: bool = False,
+        same_region: bool = False,
     ) -> list[ImageHit]:
         """Object discovery: the ``k`` images that match a word or phrase best. Exact.
 
         Ties go to the image whose regions score higher, the best one first, then to the one indexed first.
+
+        ``2:boat AND person NOT car`` asks for several terms (:mod:`felga.questions`): a hit has ``regions``
+        for each, and images that surely show what follows NOT are left out. ``boat + beach - person`` asks
+        for a sum of vectors.
 
         Args:
             regions: boxes per hit: the best ones, none overlapping a better one by an IoU above 0.5.
@@ -128,16 +130,34 @@ class Engine:
                 (:class:`felga.search.scoring.MeaningAndQuality`); False, or where it is unknown: its cosine.
             owner: ``soft``: an image scores ``(best region + cosine of the whole image / 2) / 1.5``
                 (:class:`felga.search.rules.BestAndWhole`); ``max``: its best region (FELGA, 4.3).
+            min_confidence: leave out hits of a lower confidence. At 0.95 at most one query for an absent
+                thing in twenty gets a hit (:mod:`felga.search.confidence`).
+            explain: give each hit its explanation.
+            dedupe: leave out images that copy a better hit (:func:`felga.search.duplicates.without_copies`);
+                still ``k``, still exact.
+            same_region: one box, and not the whole image, must show all terms.
 
         Raises:
-            BadInputError: the query is empty, ``k`` or ``regions`` is below 1, or ``owner`` is neither.
+            BadInputError: the query is empty, lacks words beside an operator or has a weight of 0 or less,
+                ``k`` or ``regions`` is below 1, ``owner`` is neither, or ``min_confidence`` is not in [0, 1].
 
         >>> engine.search("boat", k=3)[0].regions[0].box  # doctest: +SKIP
         (12.0, 80.5, 201.0, 160.0)
         """
         if not isinstance(query, str):
             raise BadInputError(f"a query is a string, got {type(query).__name__}; search_all takes several")
-        return self.search_all([query], k, regions=regions, whole=whole, quality=quality, owner=owner)[0]
+        return self.search_all(
+            [query],
+            k,
+            regions=regions,
+            whole=whole,
+            quality=quality,
+            owner=owner,
+            min_confidence=min_confidence,
+            explain=explain,
+            dedupe=dedupe,
+            same_region=same_region,
+        )[0]
 
     def search_all(
         self,
@@ -148,6 +168,10 @@ class Engine:
         whole: bool = True,
         quality: bool = True,
         owner: OwnerScore = "soft",
+        min_confidence: float = 0.0,
+        explain: bool = False,
+        dedupe: bool = False,
+        same_region: bool = False,
     ) -> list[list[ImageHit]]:
         """:meth:`search` for several queries at once."""
         if isinstance(queries, str):
@@ -155,7 +179,28 @@ class Engine:
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
-        return self._image_hits(self._text_vectors(queries), k, regions, whole, quality, owner)
+        if not 0 <= min_confidence <= 1:
+            raise BadInputError(f"min_confidence must lie between 0 and 1, got {min_confidence}")
+        asked: Queries = self._once("queries", self._make_queries)
+        questions = [parse(query) for query in queries]
+        alone = [question.wanted[0] for question in questions if question.alone]
+        vectors = term_vectors(asked, alone)
+        found = self._ranked_images(vectors, k, regions, whole, quality, owner, dedupe)
+        hits = image_hits(self.index.images, found, self.root, regions)
+        answers = Answers(
+            self.index, self.root, self._once("image offsets", self.index.images.offsets), self._columns(),
+            asked, self.unknown_words, min_confidence > 0, explain,
+        )  # fmt: skip
+        of_one = (
+            answers.judged(term.text, vector, owners, own)
+            for term, vector, owners, own in zip(alone, vectors, found, hits, strict=True)
+        )
+        how: Any = {"regions": regions, "whole": whole, "quality": quality, "owner": owner}
+        how |= {"same_region": same_region, "dedupe": dedupe}
+        judged = [
+            next(of_one) if question.alone else answers.several(question, k, **how) for question in questions
+        ]
+        return [[hit for hit in own if (hit.confidence or 0.0) >= min_confidence] for own in judged]
 
     def search_image(
         self,
@@ -167,12 +212,15 @@ class Engine:
         whole: bool = True,
         quality: bool = False,
         owner: OwnerScore = "soft",
+        dedupe: bool = False,
     ) -> list[ImageHit]:
         """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it.
 
         Quality does not count unless asked for: an image finds itself, be it an object or not.
         """
-        return self._image_hits(self._image_vector(image, box), k, regions, whole, quality, owner)[0]
+        vector = self._image_vector(image, box)
+        found = self._ranked_images(vector, k, regions, whole, quality, owner, dedupe)
+        return image_hits(self.index.images, found, self.root, regions)[0]
 
     def assign(
         self, image: ImageSource, box: Box | None = None, k: int = 10, *, owner: OwnerScore = "soft"
@@ -185,9 +233,10 @@ class Engine:
         Args:
             image: a crop, or with ``box`` the image that it is a part of.
             box: ``x1, y1, x2, y2`` in pixels of the upright image.
-            owner: ``soft``: a text scores the soft maximum of its keywords, ``t log(mean(exp(s / t)))``
-                with t = 0.1 (:class:`felga.search.rules.SoftMean`); ``max``: its best keyword (FELGA, 4.3),
-                which nine texts in ten share with another, so that they tie.
+            owner: ``soft``: a text scores ``(soft + cosine of the whole text / 2) / 1.5`` with the soft
+                maximum of its keywords, ``t log(mean(exp(s / t)))``, t = 0.1
+                (:class:`felga.search.rules.SoftAndWhole`); ``max``: its best keyword (FELGA, 4.3), which
+                nine texts in ten share with another, so that they tie.
 
         Raises:
             NotFoundError: there is no such file.
@@ -212,7 +261,8 @@ class Engine:
         vocabulary: Vocabulary = self._once(
             "vocabulary", lambda: Vocabulary(self.index.texts, self.manifest.contract.encoder)
         )
-        return vocabulary.unknown(query)
+        found = [vocabulary.unknown(phrase) for phrase in parse(query).phrases]
+        return {word: near for own in found for word, near in own.items()}
 
     @property
     def encoder(self) -> Encoder:
@@ -252,59 +302,61 @@ class Engine:
             )
         return encoder
 
-    def _text_vectors(self, queries: Sequence[str]) -> Vectors:
-        """(q, dim) of texts, as the searchers hold them; vectors of earlier queries come from a cache."""
-        fenet = self.manifest.fenet.sha256 if self.manifest.fenet else None
-        made_by = to_json([self.manifest.contract.encoder, fenet])
-        keys = [
-            hashlib.sha256(f"{made_by}\n{query}".encode("utf-8", "surrogatepass")).hexdigest()
-            for query in queries
-        ]
-        found = self._cache.get(keys)
-        missing = [
-            at for at, vector in enumerate(found) if vector is None or vector.shape != (self.manifest.dim,)
-        ]
-        if missing:
-            raw = self.encoder.encode_texts([queries[at] for at in missing])
-            vectors = self.index.embedding.keywords(unit_vectors(raw, len(missing), self.encoder))
-            self._cache.put([keys[at] for at in missing], vectors)
-            for at, vector in zip(missing, vectors, strict=True):
-                found[at] = vector
-        return np.array(found, np.float32).reshape(len(queries), self.manifest.dim)
-
     def _image_vector(self, image: ImageSource, box: Box | None) -> Vectors:
         """(1, dim) of an image, or of a part of it."""
-        decoded = _decoded(image)
-        part = decoded.whole if box is None else _inside(box, decoded)
-        (raw,) = encoded_regions(self.encoder, [decoded], [np.array([part], np.float32)])
+        query = decoded(image)
+        part = query.whole if box is None else inside(box, query)
+        (raw,) = encoded_regions(self.encoder, [query], [np.array([part], np.float32)])
         return self.index.embedding.regions(*raw)
 
-    def _image_hits(
-        self, queries: Vectors, k: int, regions: int, whole: bool, quality: bool, owner: OwnerScore
-    ) -> list[list[ImageHit]]:
+    def _ranked_images(
+        self,
+        queries: Vectors,
+        k: int,
+        regions: int,
+        whole: bool,
+        quality: bool,
+        owner: OwnerScore,
+        dedupe: bool,
+    ) -> list[list[Owner]]:
         _at_least_one(k=k, regions=regions)
-        rule = image_rule(_known(owner))
-        is_whole: Flags = self._once("whole", self.index.images.whole)
-        found = best_owners(
+        ranked = partial(
+            best_owners,
             self.index.regions,
             self._once("image offsets", self.index.images.offsets),
             queries,
-            k,
-            None if whole else ~is_whole,
+            allowed=None if whole else ~self._columns()["whole"],
             scorer=MeaningAndQuality() if quality else None,
-            rule=rule,
-            extras={"whole": is_whole, "quality": self._once("quality", self.index.images.quality)},
+            rule=image_rule(_known(owner)),
+            extras=self._columns(),
         )
-        return image_hits(self.index.images, found, self.root, regions)
+        if not dedupe:
+            return ranked(k)
+        return without_copies(ranked, partial(looks, self.index.images), k, near(self.index.images))
+
+    def _columns(self) -> Extras:
+        columns: Extras = self._once(
+            "columns",
+            lambda: {"whole": self.index.images.whole(), "quality": self.index.images.quality()},
+        )
+        return columns
+
+    def _make_queries(self) -> Queries:
+        offsets = self._once("image offsets", self.index.images.offsets)
+        return Queries(self.index, lambda: self.encoder, offsets, self._columns())
 
     def _text_hits(self, queries: Vectors, k: int, owner: OwnerScore) -> list[list[TextHit]]:
         _at_least_one(k=k)
+        rule = text_rule(_known(owner))
+        is_whole: Flags = self._once("whole texts", self.index.texts.whole)
         found = best_owners(
             self.index.keywords,
             self._once("text offsets", self.index.texts.offsets),
             queries,
             k,
-            rule=text_rule(_known(owner)),
+            ~is_whole if owner == "max" else None,
+            rule=rule,
+            extras={"whole": is_whole},
             concepts=partial(keyword_concepts, self.index.texts),
         )
         return text_hits(self.index.texts, found)
@@ -315,34 +367,6 @@ class Engine:
             if name not in self._lazy:
                 self._lazy[name] = make()
             return self._lazy[name]
-
-
-def _decoded(image: ImageSource) -> DecodedImage:
-    from felga.corpus.decode import from_pil, from_pixels, read_image
-
-    if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        if not path.exists():
-            raise NotFoundError(f"{shown(path)} does not exist: name an image")
-        return read_image(path, shown(path.name))
-    if isinstance(image, np.ndarray):
-        return from_pixels(image, "array")
-    return from_pil(image, "image")
-
-
-def _inside(box: Box, image: DecodedImage) -> Box:
-    """``box`` clipped to the image; refused where nothing is left."""
-    try:
-        x1, y1, x2, y2 = (float(value) for value in box)
-    except (TypeError, ValueError) as error:
-        raise BadInputError(f"a box is four numbers x1, y1, x2, y2, got {box!r}") from error
-    clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(image.width)), min(y2, float(image.height))
-    if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
-        raise BadInputError(
-            f"the box {x1:g},{y1:g},{x2:g},{y2:g} covers no pixel of {image.image_id}, which is "
-            f"{image.width}x{image.height}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2"
-        )
-    return clipped
 
 
 def _known(owner: OwnerScore) -> OwnerScore:

@@ -81,11 +81,15 @@ class Keyword:
 
     If the words of a phrase are not adjacent (a stop word in between), the span runs from the first word
     to the last.
+
+    Attributes:
+        whole: the keyword is the whole text.
     """
 
     text: str
     score: float
     span: tuple[int, int]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class RegionHit:
         similarity: the cosine between the query and the region: its meaning alone.
         quality: predicted IoU of the box with an object, in (0, 1]; None: not predicted.
         label: the class assigned by the detector, if the proposer has classes.
+        term: which term of a query of several it shows; None: the query is one.
     """
 
     box: Box
@@ -104,22 +109,52 @@ class RegionHit:
     label: str | None = None
     similarity: float = float("nan")
     quality: float | None = None
+    term: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an image was found.
+
+    Attributes:
+        percentile: the share of the images of the index that score less for the query, in %.
+        rivals: words that mean something else and fit the best region better, best first.
+        keywords: the keywords of the index that are nearest to the best region, nearest first.
+        term: of a query of several terms, the one that is explained: the least sure one.
+    """
+
+    percentile: float
+    rivals: tuple[str, ...]
+    keywords: tuple[str, ...]
+    term: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHit:
-    """A matching image: its score, and its best regions, best first."""
+    """A matching image: its score, and its best regions, best first.
+
+    Attributes:
+        width, height: of the upright image in pixels; 0 where nobody said.
+        confidence: one less the share of queries for absent things that do as well, in [0, 1]; comparable
+            between queries (:mod:`felga.search.confidence`). None: the query was an image; or this was not
+            measured for the encoder, or without a FENet, and not asked for.
+        explanation: None unless asked for.
+    """
 
     rank: int
     image_id: str
     path: str
     score: float
     regions: tuple[RegionHit, ...]
+    width: int = 0
+    height: int = 0
+    confidence: float | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextHit:
-    """A matching text: its score, and its best keyword."""
+    """A matching text: its score, and its best keyword; a text without keywords is its own."""
 
     rank: int
     text_id: str
@@ -179,7 +214,7 @@ class KeywordProposer(Protocol):
         ...
 
     def propose(self, texts: Sequence[str], top: int) -> list[list[Keyword]]:
-        """At most ``top`` distinct keywords per text, best first."""
+        """At most ``top`` distinct keywords per text, best first, never as :attr:`Keyword.whole`."""
         ...
 
 

@@ -23,8 +23,12 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["fenet"],
     ["store"],
     ["indexing"],
+    ["queries"],
+    ["questions"],
     ["engine"],
+    ["client"],
     ["show"],
+    ["server"],
     ["evaluation"],
     ["cli"],
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from felga.store.manifest import read_manifest, signed
 from felga.store.schema import flat
 from felga.store.stored import StoredIndex
 from felga.store.verify import verify
+from tests.made import CHEAP, run, write
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,11 @@ def test_soft_scores_of_images_and_texts_are_those_of_plain_loops(engine, demo):
     image = read_image(path, "")
     (region,) = engine.encoder.encode_regions([image], [np.array([image.whole], np.float32)])[0]
     scores = {}
-    for row in engine.index.texts.read(["text_id", "vectors"]).to_pylist():
+    for row in engine.index.texts.read(["text_id", "whole", "vectors"]).to_pylist():
         cosines = np.float64(row["vectors"]) @ region
-        scores[row["text_id"]] = 0.1 * np.log(np.mean([np.exp(cosine / 0.1) for cosine in cosines]))
+        keywords = [cosine for cosine, whole in zip(cosines, row["whole"], strict=True) if not whole]
+        soft = 0.1 * np.log(np.mean([np.exp(cosine / 0.1) for cosine in keywords]))
+        scores[row["text_id"]] = (soft + 0.5 * cosines[row["whole"].index(True)]) / 1.5
     found = engine.assign(path, k=99)
     np.testing.assert_allclose(
         [hit.score for hit in found], [scores[hit.text_id] for hit in found], atol=1e-5
@@ -137,6 +141,50 @@ def test_a_box_and_its_crop_get_the_right_sentences(engine, demo, tmp_path):
 
     Image.open(path).crop(tuple(map(int, asked.box))).save(tmp_path / "crop.png")
     assert engine.assign(tmp_path / "crop.png", k=1)[0].keyword == asked.word
+
+
+def test_a_text_shows_and_by_the_maximum_scores_its_best_keyword_never_itself(engine, demo):
+    path = demo[1].folder / "scene-03.png"
+    image = read_image(path, "")
+    (region,) = engine.encoder.encode_regions([image], [np.array([image.whole], np.float32)])[0]
+    wanted = {}
+    for row in engine.index.texts.read(["text_id", "text", "keywords", "whole", "vectors"]).to_pylist():
+        assert row["whole"].count(True) == 1
+        assert row["keywords"][row["whole"].index(True)] == row["text"]
+        cosines = np.where(row["whole"], -1, np.float64(row["vectors"]) @ region)
+        wanted[row["text_id"]] = cosines.max(), row["keywords"][cosines.argmax()]
+    for owner in ("max", "soft"):
+        for hit in engine.assign(path, k=99, owner=owner):
+            score, keyword = wanted[hit.text_id]
+            assert hit.keyword == keyword
+            assert hit.text[slice(*hit.span)].lower() == keyword
+            if owner == "max":
+                assert hit.score == pytest.approx(score, abs=1e-5)
+
+
+def test_a_text_without_keywords_is_found_by_itself(tmp_path, toy):
+    write(tmp_path / "corpus", ["a", "b"])
+    (tmp_path / "corpus" / "b.txt").write_text("!!!")
+    run(tmp_path / "corpus", tmp_path / "index")
+    opened = Engine.open(tmp_path / "index")
+    found = {hit.text: hit for hit in opened.assign(tmp_path / "corpus" / "a.png")}
+    assert (found["!!!"].keyword, found["!!!"].span) == ("!!!", (0, 3))
+    (best,) = opened.assign(tmp_path / "corpus" / "a.png", owner="max")
+    assert best.text != "!!!"
+
+
+def test_without_whole_texts_a_text_scores_its_keywords(tmp_path, toy):
+    write(tmp_path / "corpus", ["a", "b"])
+    run(tmp_path / "corpus", tmp_path / "index", replace(CHEAP, whole=False))
+    opened = Engine.open(tmp_path / "index")
+    path = tmp_path / "corpus" / "a.png"
+    image = read_image(path, "")
+    (region,) = opened.encoder.encode_regions([image], [np.array([image.whole], np.float32)])[0]
+    for hit in opened.assign(path):
+        words = [word.lower() for word in hit.text.rstrip(".").split()]
+        powers = np.exp(opened.encoder.encode_texts(words).astype(np.float64) @ region / 0.1)
+        assert hit.score == pytest.approx(0.1 * np.log(powers.mean()), abs=1e-5)
+    assert not opened.index.texts.whole().any()
 
 
 def test_an_image_finds_itself(engine, demo):
@@ -213,7 +261,8 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 3"),
+        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 4"),
+        (lambda m: {**m, "format_version": 3}, "format version 3, .* index the corpus again"),
         (lambda m: {**m, "format": "other"}, "is not the manifest of a felga index"),
         (lambda m: {k: v for k, v in m.items() if k != "dim"}, "has missing or unknown fields"),
         (lambda m: {**m, "more": 1}, "has missing or unknown fields"),

@@ -9,11 +9,14 @@ import typer
 
 from felga.cli.bench import bench_coco, bench_proposals
 from felga.cli.doctor import doctor
+from felga.cli.dups import dups
+from felga.cli.export import export
 from felga.cli.index import index
 from felga.cli.info import info, verify
 from felga.cli.output import echo, say, tolerant_streams
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
+from felga.cli.serve import serve
 from felga.cli.train import fenet_apply, train
 from felga.cli.train_regions import train_regions
 from felga.errors import FelgaError
@@ -60,6 +63,9 @@ def _version(
 app.command(epilog="Example: felga index photos/ --out indexes/photos")(index)
 app.command(epilog='Example: felga search "boat" -k 5 --save-viz boats.png')(search)
 app.command(epilog="Example: felga assign photo.jpg --box 10,20,200,180 -k 3")(assign)
+app.command(epilog="Example: felga dups --index indexes/photos -0 | xargs -0 ls -l")(dups)
+app.command(epilog="Example: felga serve --index indexes/photos --port 8000")(serve)
+app.command(epilog="Example: felga export indexes/photos --to clip-retrieval vectors/")(export)
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)
 app.command(epilog="Example: felga verify --index indexes/photos")(verify)
 app.command(epilog="Example: felga doctor --format json")(doctor)

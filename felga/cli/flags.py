@@ -24,9 +24,22 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network, not even a model hub.")]
 Root = Annotated[Path | None, typer.Option(help="Where the indexed images are now, if they were moved.")]
 Form = Annotated[Format, typer.Option("--format", help="Format of the output.")]
+SearchForm = Annotated[
+    Literal["table", "json", "jsonl", "csv", "coco"],
+    typer.Option("--format", help="Format of the output; coco: COCO json of images and boxes."),
+]
+Paths = Annotated[bool, typer.Option("--paths", "-l", help="Only the paths of the images, one per line.")]
+Null = Annotated[bool, typer.Option("--null", "-0", help="The same for xargs -0: a NUL after each path.")]
+Dedupe = Annotated[bool, typer.Option("--dedupe", help="Of near duplicates, only the best; see felga dups.")]
 InfoForm = Annotated[Literal["table", "json"], typer.Option("--format", help="Format of the output.")]
 BoxText = Annotated[str | None, typer.Option("--box", help="x1,y1,x2,y2 in pixels: only that part of it.")]
 SaveViz = Annotated[Path | None, typer.Option(help="Also draw the hits into this image file.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Also write the hits into this page, images included.")
+]
+CopyTo = Annotated[Path | None, typer.Option(help="Also copy the images into this folder.")]
+LinkTo = Annotated[Path | None, typer.Option(help="Also link to the images from this folder.")]
+CropsTo = Annotated[Path | None, typer.Option(help="Also cut the regions out, into this folder.")]
 Encoder = Annotated[str, typer.Option(help="conse, clip:ARCH/PRETRAINED, ...: see felga doctor.")]
 QueryEncoder = Annotated[
     str | None,
@@ -38,12 +51,25 @@ QueryEncoder = Annotated[
 Regions = Annotated[str, typer.Option(help="Region proposer: see felga doctor.")]
 Keywords = Annotated[str, typer.Option(help="Keyword proposer: see felga doctor.")]
 Whole = Annotated[bool, typer.Option(help="Count the whole image as a region.")]
+IndexWhole = Annotated[bool, typer.Option(help="Whole images are regions, whole texts keywords, too.")]
 Quality = Annotated[
     bool | None,
     typer.Option(
         "--quality/--no-quality",
         help="Count how well a region fits an object. [default: for words, not with --image]",
     ),
+]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave out hits of a lower confidence, 0 to 1. [default: no hits if the best one is below 0.95]",
+        min=0,
+        max=1,
+    ),
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Say for each hit what else its region looks like.")]
+SameRegion = Annotated[
+    bool, typer.Option("--same-region", help="One box must show everything that AND joins.")
 ]
 OwnerScore = Annotated[
     Literal["soft", "max"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,28 @@ def tolerant_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def echo(text: str) -> None:
-    """Write data to stdout; quietly stop the command if its reader is gone (``| head``)."""
+@contextmanager
+def _reader() -> Iterator[None]:
     try:
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-        sys.stdout.flush()
+        yield
     except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise typer.Exit(READER_GONE) from error
+
+
+def echo(text: str) -> None:
+    """Write data to stdout; quietly stop the command if its reader is gone (``| head``)."""
+    with _reader():
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+
+def echo_bytes(data: bytes) -> None:
+    """:func:`echo` for bytes, which are written as they are."""
+    with _reader():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def only_ascii() -> bool:

@@ -6,23 +6,26 @@ import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from felga.cli import flags
 from felga.cli.locate import find_index
-from felga.cli.output import echo, only_ascii, say
+from felga.cli.output import say
+from felga.cli.outputs import Outputs
 from felga.errors import BadInputError
 from felga.files import read_lines, shown
 
 if TYPE_CHECKING:
     from felga.engine import Engine
-    from felga.types import ImageHit, TextHit
+    from felga.types import Box, ImageHit, TextHit
 
 
 def search(
-    query: Annotated[list[str] | None, typer.Argument(help="Words or phrases, one query each.")] = None,
+    query: Annotated[
+        list[str] | None, typer.Argument(help='One query each: words, or "boat AND person NOT car".')
+    ] = None,
     index: flags.Index = None,
     top: flags.TopK = 10,
     queries: Annotated[Path | None, typer.Option(help="File of queries, one per line.")] = None,
@@ -32,8 +35,18 @@ def search(
     whole: flags.Whole = True,
     quality: flags.Quality = None,
     owner_score: flags.OwnerScore = "soft",
-    form: flags.Form = "table",
+    min_confidence: flags.MinConfidence = None,
+    explain: flags.Explain = False,
+    dedupe: flags.Dedupe = False,
+    same_region: flags.SameRegion = False,
+    form: flags.SearchForm = "table",
+    paths: flags.Paths = False,
+    null: flags.Null = False,
     save_viz: flags.SaveViz = None,
+    html: flags.Html = None,
+    copy_to: flags.CopyTo = None,
+    link_to: flags.LinkTo = None,
+    crops_to: flags.CropsTo = None,
     root: flags.Root = None,
     encoder: flags.QueryEncoder = None,
     device: flags.Device = "auto",
@@ -43,43 +56,30 @@ def search(
     flags.go_offline(offline)
     _be_quick()
     flags.at_least_one(k=top, regions=regions)
-    asked = [_readable(word) for word in query or []]
-    asked += read_lines(queries, "queries") if queries else []
-    if not (asked or image):
-        raise BadInputError("give query words, --queries FILE or --image IMAGE")
-    if asked and image:
-        raise BadInputError("give query words (or --queries FILE) or --image, not both")
-    if box and not image:
-        raise BadInputError("--box needs --image, the image that it is a part of")
+    asked = _asked(query, queries, image, box)
+    if image and (explain or same_region or min_confidence is not None):
+        raise BadInputError("--min-confidence, --explain and --same-region are for words, not for an image")
     part = flags.parse_box(box)
-    targets = _targets(save_viz, 1 if image else len(asked))
+    outputs = Outputs(form, paths, null, save_viz, html, copy_to, link_to, crops_to)
+    how: dict[str, Any] = {"regions": regions, "whole": whole, "owner": owner_score, "dedupe": dedupe}
     folder = find_index(index)
     from felga.engine import Engine
 
     with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
         if image:
-            asked = [_name(image, box)]
-            path = _query_image(engine, image)
-            hits = [
-                engine.search_image(
-                    path, part, top, regions=regions, whole=whole, quality=bool(quality), owner=owner_score
-                )
-            ]
+            image = _query_image(engine, image)
+            hits = [engine.search_image(image, part, top, quality=bool(quality), **how)]
         else:
             _say_unknown(engine, asked)
-            hits = engine.search_all(
-                asked, top, regions=regions, whole=whole, quality=quality is not False, owner=owner_score
-            )
+            how |= {"quality": quality is not False, "explain": explain, "same_region": same_region}
+            hits = engine.search_all(asked, top, min_confidence=min_confidence or 0.0, **how)
+            if min_confidence is None:
+                hits = [_believed(engine, query, found) for query, found in zip(asked, hits, strict=True)]
         missing = _missing(engine, hits)
     print_answers(
-        "images", asked, hits, folder, form, missing=missing, many=len(asked) > 1 or queries is not None
-    )
-    if targets:
-        from felga.show import sheets
-
-        for words, found, target in zip(asked, hits, targets, strict=True):
-            sheets.save(sheets.image_sheet(words, found), target)
-            say(f"drawn into {shown(target)}")
+        "images", asked, hits, folder, outputs, missing=missing, many=len(asked) > 1 or queries is not None,
+        image=image, box=part,
+    )  # fmt: skip
 
 
 def assign(
@@ -93,6 +93,7 @@ def assign(
     owner_score: flags.OwnerScore = "soft",
     form: flags.Form = "table",
     save_viz: flags.SaveViz = None,
+    html: flags.Html = None,
     root: flags.Root = None,
     encoder: flags.QueryEncoder = None,
     device: flags.Device = "auto",
@@ -103,19 +104,14 @@ def assign(
     _be_quick()
     flags.at_least_one(k=top)
     part = flags.parse_box(box)
-    targets = _targets(save_viz, 1)
+    outputs = Outputs(form=form, save_viz=save_viz, html=html)
     folder = find_index(index)
     from felga.engine import Engine
 
     with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
         path = _query_image(engine, image)
         hits = engine.assign(path, part, top, owner=owner_score)
-    print_answers("texts", [_name(image, box)], [hits], folder, form)
-    if targets:
-        from felga.show import sheets
-
-        sheets.save(sheets.text_sheet(path, part, hits), targets[0])
-        say(f"drawn into {shown(targets[0])}")
+    print_answers("texts", [_name(image, box)], [hits], folder, outputs, image=path, box=part)
 
 
 def _be_quick() -> None:
@@ -133,18 +129,46 @@ def print_answers(
     asked: Sequence[str],
     hits: Sequence[Sequence[ImageHit | TextHit]],
     folder: Path,
-    form: flags.Format = "table",
+    outputs: Outputs | None = None,
     *,
     missing: frozenset[str] = frozenset(),
     many: bool = False,
+    image: Path | None = None,
+    box: Box | None = None,
 ) -> None:
-    """Write the hits of each query to stdout."""
-    from felga.show.text import Answer, render
+    """Write the hits of each query to stdout, and wherever else they were asked for."""
+    from felga.show.text import Answer
 
     answers = [
-        Answer(query, shown(folder), found, kind, missing) for query, found in zip(asked, hits, strict=True)
+        Answer(query, shown(folder), found, kind, missing, image, box)
+        for query, found in zip(asked, hits, strict=True)
     ]
-    echo(render(answers, form, many=many, only_ascii=only_ascii()))
+    (outputs or Outputs()).emit(answers, many=many)
+
+
+def _believed(engine: Engine, query: str, hits: list[ImageHit]) -> list[ImageHit]:
+    """The hits of a query, or none if the best one may as well be of something that is not there.
+
+    Of several terms, each must be somewhere: whether one image shows them all, no confidence says.
+    """
+    from felga.questions.grammar import parse
+    from felga.search.confidence import SURE
+
+    if not hits or (best := hits[0].confidence) is None or best >= SURE:
+        return hits
+    question = parse(query)
+    if not question.alone:
+        texts = [term.text for term in question.wanted]
+        alone = [(found[0].confidence or 0.0) for found in engine.search_all(texts, 1)]
+        best = min(alone)
+        if best >= SURE:
+            return hits
+        query = texts[alone.index(best)]
+    say(
+        f"no match for {shown(query)!r}: the best image has a confidence of {best:.2f}, an answer needs "
+        f"{SURE}; --min-confidence 0 shows it"
+    )
+    return []
 
 
 def _say_unknown(engine: Engine, queries: Sequence[str]) -> None:
@@ -153,6 +177,19 @@ def _say_unknown(engine: Engine, queries: Sequence[str]) -> None:
     for word, near in unknown.items():
         nearest = f"; nearest: {', '.join(near)}" if near else ""
         say(f"{word!r} is not a word that this index or encoder knows{nearest}")
+
+
+def _asked(query: list[str] | None, queries: Path | None, image: Path | None, box: str | None) -> list[str]:
+    """The words asked for, or the name of the image."""
+    asked = [_readable(word) for word in query or []]
+    asked += read_lines(queries, "queries") if queries else []
+    if not (asked or image):
+        raise BadInputError("give query words, --queries FILE or --image IMAGE")
+    if asked and image:
+        raise BadInputError("give query words (or --queries FILE) or --image, not both")
+    if box and not image:
+        raise BadInputError("--box needs --image, the image that it is a part of")
+    return [_name(image, box)] if image else asked
 
 
 def _readable(query: str) -> str:
@@ -171,18 +208,6 @@ def _query_image(engine: Engine, image: Path) -> Path:
     """The image file, which may also be named relative to the indexed images."""
     indexed = engine.root / image
     return indexed if indexed.exists() and not image.exists() else image
-
-
-def _targets(save_viz: Path | None, count: int) -> list[Path]:
-    """The files to draw, checked before anything is loaded."""
-    if save_viz is None:
-        return []
-    from felga.show import sheets
-
-    sheets.check_target(save_viz)
-    if count == 1:
-        return [save_viz]
-    return [save_viz.with_stem(f"{save_viz.stem}-{number}") for number in range(1, count + 1)]
 
 
 def _missing(engine: Engine, hits: Sequence[Sequence[ImageHit]]) -> frozenset[str]:

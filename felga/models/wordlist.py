@@ -12,6 +12,7 @@ from felga.errors import MissingError
 
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """The sha256 of MiniLM's weights: an encoder whose identity names them has MiniLM's words."""
+CAPTION_WORDS = Path(__file__).parent / "caption_words.txt"
 BYTES = 256  # of CLIP's 49,152 - 2 tokens, these come twice, and the others from its list of merges
 MERGES = 49152 - BYTES - 2
 
@@ -50,6 +51,17 @@ def class_names() -> tuple[str, ...]:
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return tuple(module.IMAGENET_CLASSNAMES)
+
+
+@functools.cache
+def bank_words() -> tuple[str, ...]:
+    """A bank of things that an image may show: words of captions, and ImageNet's class names.
+
+    The captions are those of coco-mini's train2017, which the packaged FENet read (bench/confidence.py
+    ``--words``).
+    """
+    captions = CAPTION_WORDS.read_text(encoding="utf-8").split()
+    return tuple(dict.fromkeys([*captions, *(name.lower() for name in class_names())]))
 
 
 _MEND = "pip install 'open_clip_torch>=3,<4'"

@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from felga.corpus.decode import UnreadableImage, read_image
 from felga.errors import BadInputError
 from felga.files import shown
+from felga.show.targets import check_file
+from felga.show.text import Answer
 from felga.types import Box, ImageHit, RegionHit, TextHit
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -77,6 +79,13 @@ def tile(image: Image.Image, boxes: Sequence[Box], side: int = SIDE) -> Image.Im
         right, bottom = max(min(x2 + line, width - 1), left), max(min(y2 + line, height - 1), top)
         pen.rectangle((left, top, right, bottom), outline=REGION, width=line)
     return out
+
+
+def sheet(answer: Answer) -> Image.Image:
+    """The sheet of the hits of one query."""
+    if answer.kind == "texts" and answer.image is not None:
+        return text_sheet(answer.image, answer.box, [hit for hit in answer.hits if isinstance(hit, TextHit)])
+    return image_sheet(answer.query, [hit for hit in answer.hits if isinstance(hit, ImageHit)])
 
 
 def image_sheet(title: str, hits: Sequence[ImageHit]) -> Image.Image:
@@ -153,11 +162,7 @@ def check_target(path: Path) -> None:
     Image.init()
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise BadInputError(f"{shown(path)} cannot be written: name an image file such as hits.png")
-    if path.is_dir():
-        raise BadInputError(f"{shown(path)} is a folder: name an image file such as hits.png")
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInputError(f"{shown(path)} cannot be written: {shown(parent)} is not a writable folder")
+    check_file(path, "hits.png")
 
 
 def save(sheet: Image.Image, path: Path) -> None:
@@ -192,7 +197,7 @@ def _file_tile(path: str | Path, boxes: Sequence[Box]) -> Image.Image:
 
 def _about(region: RegionHit) -> str:
     """The label of a region and what its score is made of, where either is known."""
-    parts = [] if region.label is None else [region.label]
+    parts = [name for name in (region.term, region.label) if name is not None]
     if region.quality is not None:
         parts.append(f"similarity {region.similarity:.3f}, quality {region.quality:.2f}")
     return ", ".join(parts)

@@ -17,8 +17,8 @@ from felga.types import Box, ImageHit, RegionHit, TextHit
 
 OVERLAP = 0.5
 """Of two boxes of a hit with a higher IoU, only the better one is listed."""
-_IMAGE_COLUMNS = ("image_id", "path", "boxes", "whole", "labels", "quality")
-_TEXT_COLUMNS = ("text_id", "text", "keywords", "starts", "ends")
+_IMAGE_COLUMNS = ("image_id", "path", "boxes", "whole", "labels", "quality", "width", "height")
+_TEXT_COLUMNS = ("text_id", "text", "keywords", "starts", "ends", "whole")
 
 
 def image_hits(
@@ -34,6 +34,8 @@ def image_hits(
                 os.path.join(os.fspath(root), os.fsdecode(row["path"])),
                 owner.score,
                 tuple(_region(row, owner, at) for at in _best(owner, row["boxes"], row["whole"], regions)),
+                row["width"],
+                row["height"],
             )
             for rank, owner in enumerate(hits, 1)
         ]
@@ -51,8 +53,8 @@ def text_hits(table: OwnerTable, found: Sequence[Sequence[Owner]]) -> list[list[
                 (row := rows[owner.position])["text_id"],
                 row["text"],
                 owner.score,
-                row["keywords"][owner.best],
-                (row["starts"][owner.best], row["ends"][owner.best]),
+                row["keywords"][at := _best_keyword(owner, row["whole"])],
+                (row["starts"][at], row["ends"][at]),
             )
             for rank, owner in enumerate(hits, 1)
         ]
@@ -61,10 +63,22 @@ def text_hits(table: OwnerTable, found: Sequence[Sequence[Owner]]) -> list[list[
 
 
 def keyword_concepts(table: OwnerTable, positions: Sequence[int]) -> list[list[Hashable]]:
-    """The keywords of some texts in the singular, in any order of texts."""
+    """The keywords of some texts in the singular, None for the whole text, in any order of texts."""
     order = sorted(set(positions))
-    rows = dict(zip(order, table.take(order, ["keywords"]), strict=True))
-    return [[singular(keyword) for keyword in rows[at]["keywords"]] for at in positions]
+    rows = dict(zip(order, table.take(order, ["keywords", "whole"]), strict=True))
+    return [
+        [
+            None if whole else singular(keyword)
+            for keyword, whole in zip(rows[at]["keywords"], rows[at]["whole"], strict=True)
+        ]
+        for at in positions
+    ]
+
+
+def _best_keyword(owner: Owner, whole: Sequence[bool]) -> int:
+    """The best fragment of a text that is not the whole text, unless it has no other."""
+    order: list[int] = np.argsort(-owner.scores, kind="stable").tolist()
+    return min(order, key=lambda at: whole[at])
 
 
 def _best(owner: Owner, boxes: Sequence[Sequence[float]], whole: Sequence[bool], most: int) -> list[int]:

@@ -1,0 +1,34 @@
+"""``felga export``: the vectors of an index for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from felga.cli import flags
+from felga.cli.output import say
+from felga.errors import BadInputError
+from felga.files import shown
+
+
+def export(
+    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write; new or empty.")],
+    to: Annotated[Literal["clip-retrieval"], typer.Option(help="The layout to write.")],
+    root: flags.Root = None,
+) -> None:
+    """Write the vectors of all regions, and what each row is, for other programs."""
+    from felga.show.targets import check_folder
+
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInputError(f"{shown(folder)} is not empty: name a new folder")
+    from felga.store.export import export_clip_retrieval
+    from felga.store.stored import StoredIndex
+
+    with StoredIndex.open(index) as stored:
+        done = export_clip_retrieval(stored, folder, root or stored.manifest.corpus.root)
+    captions = "with" if done.texts else "without"
+    say(f"{done.rows:,} regions, {captions} vectors of captions, in {shown(folder)}")
