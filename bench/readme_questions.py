@@ -93,8 +93,9 @@ def _of_not(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "NOT is careful: what it leaves out mostly shows b, but most images that show b stay, as few are sure to. A"
-        " sentence finds the very images that it should avoid.",
+        "From 0.8 on, the cut hardly matters to what is right, so it is the confidence that any answer needs. NOT is"
+        " careful: what it leaves out mostly shows b, but most images that show b stay, as few are sure to. A sentence"
+        " finds the very images that it should avoid.",
         "",
     ]
 

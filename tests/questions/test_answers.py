@@ -8,8 +8,11 @@ import pytest
 from felga import Engine
 from felga.errors import BadInputError
 from felga.search.confidence import SURE
-from felga.search.scoring import GAMMA
+from felga.search.owners import best_owners
+from felga.search.rules import image_rule
+from felga.search.scoring import GAMMA, MeaningAndQuality
 from felga.store.copies import looks, near
+from felga.store.hits import image_hits
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,15 @@ def test_bad_questions(engine):
             engine.unknown_words(query)
     with pytest.raises(BadInputError, match="k must be at least 1"):
         engine.search("cat AND rocket", k=0)
+
+
+def test_words_alone_take_the_way_of_one_vector(engine):
+    """Bit for bit what the ranking and the store give for the text as it is."""
+    vectors = engine.encoder.encode_texts(["salt and pepper", " t-shirt "])
+    extras = {"whole": engine.index.images.whole(), "quality": engine.index.images.quality()}
+    found = best_owners(
+        engine.index.regions, engine.index.images.offsets(), vectors, 4,
+        scorer=MeaningAndQuality(), rule=image_rule("soft"), extras=extras,
+    )  # fmt: skip
+    expected = image_hits(engine.index.images, found, engine.root, 2)
+    assert engine.search_all(["salt and pepper", " t-shirt "], k=4, regions=2) == expected
