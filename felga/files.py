@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from felga.errors import BadInputError, FelgaError, NotFoundError, StorageError
 
@@ -42,6 +42,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; never blocks on a pipe or a device.
+
+    Raises:
+        OSError: the file cannot be opened, or is not regular.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
 def read_regular(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file; never blocks on a pipe or a device.
 
@@ -51,14 +65,11 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     Raises:
         OSError: the file cannot be read, is not regular, or exceeds ``limit``.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if limit is not None and found.st_size > limit:
-            raise OSError(errno.EFBIG, f"{found.st_size} bytes exceed the limit of {limit}", str(path))
-        return file.read(found.st_size)  # bounded: some files of /proc look regular and never end
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"{size} bytes exceed the limit of {limit}", str(path))
+        return file.read(size)  # bounded: some files of /proc look regular and never end
 
 
 def write_whole(path: Path, data: bytes) -> None:

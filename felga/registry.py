@@ -63,7 +63,8 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         ),
         "clip": Entry(
             "felga.encoders.open_clip:clip",
-            "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip",
+            "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip; clip: a good ViT-B/32",
+            probe="ViT-B-32-256/datacomp_s34b_b86k",
         ),
         "blip": Entry(
             "felga.encoders.blip:blip",
@@ -112,6 +113,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
     "corpora": {
         "folder": Entry("felga.corpus.folder:folder", "folder:DIR, images with captions beside them"),
         "coco": Entry("felga.corpus.coco:coco", "coco:CAPTIONS.json@IMAGES, the official COCO files"),
+        "webdataset": Entry(
+            "felga.corpus.webdataset:webdataset",
+            "webdataset:FOLDER or webdataset:DIR/{00000..00009}.tar, tar shards, also img2dataset's",
+        ),
     },
 }
 

@@ -22,6 +22,9 @@ Index = Annotated[Path | None, typer.Option(help=INDEX_HELP)]
 TopK = Annotated[int, typer.Option("--top", "-k", help="Number of hits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network, not even a model hub.")]
+Server = Annotated[
+    str | None, typer.Option(help="Ask the `felga serve` at this URL, with the token in $FELGA_TOKEN.")
+]
 Root = Annotated[Path | None, typer.Option(help="Where the indexed images are now, if they were moved.")]
 Form = Annotated[Format, typer.Option("--format", help="Format of the output.")]
 SearchForm = Annotated[

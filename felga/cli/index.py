@@ -25,7 +25,10 @@ ENOUGH, MOST = 200, 20_000
 """Captioned images that are worth a FENet of their own; and of which the gain is forecast while one waits."""
 CorpusName = Annotated[
     str | None,
-    typer.Argument(help="Folder of images, with captions in NAME.txt or metadata.jsonl; or PLUGIN:ARGUMENT."),
+    typer.Argument(
+        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; or "
+        "PLUGIN:ARGUMENT."
+    ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
 TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]

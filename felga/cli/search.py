@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from felga.cli import flags
-from felga.cli.locate import find_index
 from felga.cli.output import say
 from felga.cli.outputs import Outputs
+from felga.cli.remote import opened, query_image
+from felga.corpus.items import IN_FILES
+from felga.corpus.tarball import exists
 from felga.errors import BadInputError
 from felga.files import read_lines, shown
 
 if TYPE_CHECKING:
-    from felga.engine import Engine
+    from felga.cli.remote import Asked
     from felga.types import Box, ImageHit, TextHit
 
 
@@ -27,11 +29,12 @@ def search(
         list[str] | None, typer.Argument(help='One query each: words, or "boat AND person NOT car".')
     ] = None,
     index: flags.Index = None,
+    server: flags.Server = None,
     top: flags.TopK = 10,
     queries: Annotated[Path | None, typer.Option(help="File of queries, one per line.")] = None,
     image: Annotated[Path | None, typer.Option(help="Search by an image instead of words.")] = None,
     box: flags.BoxText = None,
-    regions: Annotated[int, typer.Option(help="Boxes per hit.")] = 1,
+    regions: Annotated[int, typer.Option(help="Boxes per hit, and per term of AND.")] = 1,
     whole: flags.Whole = True,
     quality: flags.Quality = None,
     owner_score: flags.OwnerScore = "soft",
@@ -62,12 +65,9 @@ def search(
     part = flags.parse_box(box)
     outputs = Outputs(form, paths, null, save_viz, html, copy_to, link_to, crops_to)
     how: dict[str, Any] = {"regions": regions, "whole": whole, "owner": owner_score, "dedupe": dedupe}
-    folder = find_index(index)
-    from felga.engine import Engine
-
-    with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
+    with opened(server, index, outputs, device=device, root=root, encoder=encoder) as (engine, folder):
         if image:
-            image = _query_image(engine, image)
+            image = query_image(engine, image)
             hits = [engine.search_image(image, part, top, quality=bool(quality), **how)]
         else:
             _say_unknown(engine, asked)
@@ -89,6 +89,7 @@ def assign(
     ],
     box: flags.BoxText = None,
     index: flags.Index = None,
+    server: flags.Server = None,
     top: flags.TopK = 10,
     owner_score: flags.OwnerScore = "soft",
     form: flags.Form = "table",
@@ -105,11 +106,8 @@ def assign(
     flags.at_least_one(k=top)
     part = flags.parse_box(box)
     outputs = Outputs(form=form, save_viz=save_viz, html=html)
-    folder = find_index(index)
-    from felga.engine import Engine
-
-    with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
-        path = _query_image(engine, image)
+    with opened(server, index, outputs, device=device, root=root, encoder=encoder) as (engine, folder):
+        path = query_image(engine, image)
         hits = engine.assign(path, part, top, owner=owner_score)
     print_answers("texts", [_name(image, box)], [hits], folder, outputs, image=path, box=part)
 
@@ -128,7 +126,7 @@ def print_answers(
     kind: Literal["images", "texts"],
     asked: Sequence[str],
     hits: Sequence[Sequence[ImageHit | TextHit]],
-    folder: Path,
+    folder: Path | str,
     outputs: Outputs | None = None,
     *,
     missing: frozenset[str] = frozenset(),
@@ -146,7 +144,7 @@ def print_answers(
     (outputs or Outputs()).emit(answers, many=many)
 
 
-def _believed(engine: Engine, query: str, hits: list[ImageHit]) -> list[ImageHit]:
+def _believed(engine: Asked, query: str, hits: list[ImageHit]) -> list[ImageHit]:
     """The hits of a query, or none if the best one may as well be of something that is not there.
 
     Of several terms, each must be somewhere: whether one image shows them all, no confidence says.
@@ -171,7 +169,7 @@ def _believed(engine: Engine, query: str, hits: list[ImageHit]) -> list[ImageHit
     return []
 
 
-def _say_unknown(engine: Engine, queries: Sequence[str]) -> None:
+def _say_unknown(engine: Asked, queries: Sequence[str]) -> None:
     """One line for each word that nothing knows."""
     unknown = {word: near for query in queries for word, near in engine.unknown_words(query).items()}
     for word, near in unknown.items():
@@ -204,18 +202,12 @@ def _name(image: Path, box: str | None) -> str:
     return f"{shown(image)}[{box}]" if box else shown(image)
 
 
-def _query_image(engine: Engine, image: Path) -> Path:
-    """The image file, which may also be named relative to the indexed images."""
-    indexed = engine.root / image
-    return indexed if indexed.exists() and not image.exists() else image
-
-
-def _missing(engine: Engine, hits: Sequence[Sequence[ImageHit]]) -> frozenset[str]:
+def _missing(engine: Asked, hits: Sequence[Sequence[ImageHit]]) -> frozenset[str]:
     """Paths of hits that no longer exist, reported once; other corpora than these may have no paths."""
-    if engine.manifest.corpus.kind not in ("folder", "coco"):
+    if not hasattr(engine, "manifest") or engine.manifest.corpus.kind not in IN_FILES:
         return frozenset()
     paths = {hit.path for found in hits for hit in found}
-    missing = frozenset(path for path in paths if not os.path.exists(path))
+    missing = frozenset(path for path in paths if not exists(path))
     if missing:
         say(
             f"{len(missing)} of {len(paths)} images not found, e.g. "

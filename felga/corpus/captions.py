@@ -1,8 +1,9 @@
-"""Captions in a folder: ``NAME.txt`` beside ``NAME.jpg``, and the ``metadata.jsonl`` of an imagefolder."""
+"""Captions in files: ``NAME.txt`` or ``NAME.json`` beside ``NAME.jpg``, and an imagefolder's metadata."""
 
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import json
 import reprlib
@@ -15,6 +16,7 @@ from felga.corpus.items import path_fault, unicode_fault
 from felga.files import read_regular
 
 MAX_TEXT = 2**20  # bytes of a sidecar or of a row: more is no caption
+MAX_JSON = 2**24  # bytes of a json beside an image, which may hold more than a caption
 MAX_METADATA = 2**31  # bytes
 CAPTION_KEYS = ("text", "caption", "captions")
 
@@ -28,7 +30,7 @@ class NoCaption(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of ``metadata.jsonl``; without a file name its captions are texts on their own."""
+    """A row of the metadata; without a file name its captions are texts on their own."""
 
     file_name: str | None
     captions: list[str]
@@ -40,8 +42,68 @@ def read_sidecar(path: Path) -> list[str]:
     Raises:
         NoCaption: unreadable, larger than :data:`MAX_TEXT`, or not UTF-8.
     """
-    text = _text(_bytes(path, MAX_TEXT))
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return sidecar_captions(_bytes(path, MAX_TEXT))
+
+
+def sidecar_captions(data: bytes) -> list[str]:
+    """The lines of a UTF-8 text, with or without a BOM.
+
+    Raises:
+        NoCaption: not UTF-8.
+    """
+    return _text(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def read_json_sidecar(path: Path) -> list[str]:
+    """As :func:`json_captions`, of a file.
+
+    Raises:
+        NoCaption: unreadable, larger than :data:`MAX_JSON`, or as there.
+    """
+    return json_captions(_bytes(path, MAX_JSON))
+
+
+def json_captions(data: bytes) -> list[str]:
+    """The captions in a json beside an image, under ``text``, ``caption`` or ``captions``, if any.
+
+    Raises:
+        NoCaption: not json, or a caption that is no string.
+    """
+    row = _json(data)
+    return _captions(row) if isinstance(row, dict) else []
+
+
+def read_metadata_csv(path: Path) -> Iterator[tuple[int, Row | NoCaption]]:
+    """As :func:`read_metadata`, of a ``metadata.csv`` with the columns ``file_name`` and ``text``.
+
+    A row has the number of its last line; a field has at most 2**17 characters, as Python's csv reads.
+
+    Raises:
+        NoCaption: unreadable, larger than :data:`MAX_METADATA`, or without these columns.
+    """
+    data = _bytes(path, MAX_METADATA).removeprefix(codecs.BOM_UTF8)
+    lines = csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
+    header: list[str] | None = None
+    while True:
+        try:
+            values = next(lines)
+            if not values:
+                continue
+            if header is None:
+                header = values
+                if "file_name" not in header and not set(CAPTION_KEYS) & set(header):
+                    raise NoCaption(
+                        f"its columns are {quoted(', '.join(header))}, expected file_name and text"
+                    )
+                continue
+            row: Row | NoCaption = _fields_row(dict(zip(header, values, strict=False)))
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise NoCaption(f"not csv: {error}") from error
+            row = NoCaption(f"not csv: {error}")
+        yield lines.line_num, row
 
 
 def read_metadata(path: Path) -> Iterator[tuple[int, Row | NoCaption]]:
@@ -104,26 +166,47 @@ def _text(data: bytes) -> str:
 def _row(line: bytes) -> Row:
     if len(line) > MAX_TEXT:
         raise NoCaption(f"the row has {len(line)} bytes, more than {MAX_TEXT}")
-    try:
-        row = load_json(_text(line))
-    except ValueError as error:
-        raise NoCaption(f"not json: {error}") from error
+    row = _json(line)
     if not isinstance(row, dict):
         raise NoCaption(f"{json_kind(row)}, expected an object with file_name and text")
+    return _checked(row)
+
+
+def _fields_row(fields: dict[str, str]) -> Row | NoCaption:
+    """A row of a csv, where an empty field is none."""
+    try:
+        return _checked({key: value for key, value in fields.items() if value})
+    except NoCaption as reason:
+        return reason
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return load_json(_text(data))
+    except ValueError as error:
+        raise NoCaption(f"not json: {error}") from error
+
+
+def _checked(row: dict[str, Any]) -> Row:
     name = row.get("file_name")
     if not (name is None or isinstance(name, str)):
         raise NoCaption(f"file_name is {json_kind(name)}, expected a string")
     if name is not None and (fault := path_fault(name)):
         raise NoCaption(f"file_name {fault}")
+    captions = _captions(row)
+    if name is None and not any(row.get(key) is not None for key in CAPTION_KEYS):
+        raise NoCaption("neither file_name nor text")
+    return Row(name, captions)
+
+
+def _captions(row: dict[str, Any]) -> list[str]:
     key = next((key for key in CAPTION_KEYS if row.get(key) is not None), None)
     if key is None:
-        if name is None:
-            raise NoCaption("neither file_name nor text")
-        return Row(name, [])
+        return []
     captions = [row[key]] if isinstance(row[key], str) else row[key]
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise NoCaption(f"{key} is {json_kind(row[key])}, expected a string or a list of strings")
     for caption in captions:
         if fault := unicode_fault(caption):
             raise NoCaption(f"{key} is {fault}")
-    return Row(name, captions)
+    return captions

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from felga.corpus.items import MAX_MEGAPIXELS
+from felga.corpus.tarball import DamagedTar, read_member
 from felga.errors import BadInputError
 from felga.files import read_regular, shown
 from felga.types import DecodedImage, Pixels
@@ -19,6 +20,7 @@ WORKING_SIDE = 2048  # pixels; longer images are downscaled
 MAX_BYTES = 2**30  # of an image file, which is read whole
 # No other formats: some start programs (EPS starts Ghostscript), whatever the file's name.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")  # brands
 ORIENTATION = 0x0112  # EXIF tag
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,6 +41,8 @@ class UnreadableImage(BadInputError):
 def read_file(path: Path, name: str | None = None) -> bytes:
     """The bytes of an image file; never blocks on a pipe, a device or a file of ``/proc``.
 
+    ``SHARD.tar/MEMBER`` is a file inside a tar (:mod:`felga.corpus.tarball`).
+
     Args:
         name: how errors call it; None: by its file name.
 
@@ -47,7 +51,9 @@ def read_file(path: Path, name: str | None = None) -> bytes:
     """
     name = name or shown(path.name)
     try:
-        data = read_regular(path, MAX_BYTES)
+        data = _read(path)
+    except DamagedTar as error:
+        raise UnreadableImage(f"{name} cannot be read: {error}") from error
     except OSError as error:
         raise UnreadableImage(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
@@ -111,13 +117,24 @@ def from_pixels(pixels: Pixels, image_id: str) -> DecodedImage:
     return from_pil(Image.fromarray(np.ascontiguousarray(pixels)), image_id)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, MAX_BYTES)
+    except NotADirectoryError:  # a folder of the path is a file
+        if (data := read_member(path, MAX_BYTES)) is None:
+            raise
+        return data
+
+
 def _decoded(data: bytes, image_id: str, name: str, max_megapixels: float) -> DecodedImage:
     if not 0 < max_megapixels < float("inf"):  # NaN would switch the limit off
         raise BadInputError(f"max_megapixels must be a positive number, got {max_megapixels}")
     if not data:
         raise UnreadableImage(f"{name} is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _heic(data, name) if _is_heic(data) else Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnreadableImage:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name} is not an image in a format that felga reads") from error
     except Image.DecompressionBombError as error:
@@ -130,7 +147,27 @@ def _decoded(data: bytes, image_id: str, name: str, max_megapixels: float) -> De
             raise UnreadableImage(
                 f"{name} has {width}x{height} pixels, more than {max_megapixels:g} megapixels"
             )
-        return _upright(image, image_id, name, draft=True)
+        return _upright(image, image_id, name, draft=image.format != "HEIF")
+
+
+def _is_heic(data: bytes) -> bool:
+    """By the brands of the file (ISO/IEC 23008-12): the major one, or with "mif1" the compatible ones."""
+    if data[4:8] != b"ftyp":
+        return False
+    brands = [data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), len(data), 256), 4)]
+    return brands[0] in HEIC or (brands[0] in (b"mif1", b"msf1") and any(brand in HEIC for brand in brands))
+
+
+def _heic(data: bytes, name: str) -> Image.Image:
+    """An HEIC image by pillow-heif, which turns it upright; not registered with Pillow for everyone else."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ModuleNotFoundError as error:
+        raise UnreadableImage(
+            f"{name} is an HEIC image, which felga reads with pip install 'felga[heic]'"
+        ) from error
+    image: Image.Image = HeifImageFile(io.BytesIO(data))
+    return image
 
 
 def _upright(image: Image.Image, image_id: str, name: str, *, draft: bool) -> DecodedImage:

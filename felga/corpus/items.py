@@ -8,9 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+IMAGES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico"}
+)
+"""Suffixes of images, in lower case."""
 MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
+IN_FILES = ("folder", "coco", "webdataset")  # kinds of corpora whose paths are of files, if inside a tar
 Item = TypeVar("Item")
 LARGEST = 2**63 - 1  # sizes and times are stored as int64
 

@@ -1,7 +1,8 @@
 """CLIP through open_clip: a hub tag, a local folder or a checkpoint file, frozen.
 
 ``clip:ARCH/TAG`` (weights from the hub or its cache), ``clip:ARCH/FILE``, ``clip:local-dir:FOLDER`` (as
-open_clip saves it: ``open_clip_config.json`` beside the weights) and ``clip:hf-hub:OWNER/NAME``.
+open_clip saves it: ``open_clip_config.json`` beside the weights) and ``clip:hf-hub:OWNER/NAME``; ``clip``
+alone is :data:`DEFAULT`.
 Preprocessing and tokenizer are those of the model's own configuration. Radford et al. 2021; Ilharco et al.,
 OpenCLIP, 2021.
 """
@@ -40,6 +41,7 @@ from felga.models.weights import (
 )
 from felga.types import Boxes, DecodedImage, Encoder, Vectors
 
+DEFAULT = "ViT-B-32-256/datacomp_s34b_b86k"  # docs/encoders.md says why
 LOCAL_DIR_PREFIX = "local-dir:"
 HF_HUB_PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
@@ -59,8 +61,9 @@ def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
     """The encoder ``clip:WEIGHTS``.
 
     Args:
-        weights: ``ARCH/TAG``, ``ARCH/FILE``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``. A relative FILE
-            that does not exist is tried from the root: ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt``.
+        weights: ``ARCH/TAG``, ``ARCH/FILE``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``; empty for
+            :data:`DEFAULT`. A relative FILE that does not exist is tried from the root:
+            ``ViT-B-32/models/b32.pt`` finds ``/models/b32.pt``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
         batch_size: crops or texts per forward pass.
         pooling: ``crop`` (default): one forward pass per region; ``roi``: one per image, for CLIP's ResNets,
@@ -71,7 +74,7 @@ def clip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
         NotFoundError: the folder, its configuration or the file does not exist.
         MissingError: a hub model is neither cached nor downloadable, or no such device.
     """
-    return Clip(weights, device=device, batch_size=batch_size, pooling=pooling)
+    return Clip(weights or DEFAULT, device=device, batch_size=batch_size, pooling=pooling)
 
 
 def working_side(side: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, read_image
+from felga.corpus.tarball import exists
 from felga.files import shown
 from felga.show.text import Answer
 from felga.types import Box, ImageHit, RegionHit, TextHit
@@ -103,7 +104,7 @@ def _view(path: str, regions: Sequence[RegionHit], alt: str) -> str:
     try:
         decoded = read_image(Path(path), shown(os.path.basename(path)))
     except UnreadableImage:
-        reason = "cannot be read" if os.path.exists(path) else "not found"
+        reason = "cannot be read" if exists(path) else "not found"
         return f'<div class="gone" role="img" aria-label="{escape(alt)}, {reason}">{reason}</div>'
     image = Image.fromarray(decoded.pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

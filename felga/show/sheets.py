@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from felga.corpus.decode import UnreadableImage, read_image
+from felga.corpus.tarball import exists
 from felga.errors import BadInputError
 from felga.files import shown
 from felga.show.targets import check_file
 from felga.show.text import Answer
+from felga.survey.concepts import Concept
 from felga.types import Box, ImageHit, RegionHit, TextHit
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -37,6 +39,7 @@ LINE = 22
 COLUMNS = 5
 WRAP = 84  # characters of a text line
 CELL, FRAME, LABEL = 240, 6, 150  # of a comparison of methods
+CROP, ABOUT = 130, 220  # of a region of a concept, and of what is said of the concept
 
 FALLBACK_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -153,6 +156,25 @@ def result_sheet(rows: Sequence[tuple[str, Sequence[Hit]]], title: str = "") -> 
     return sheet
 
 
+def concept_sheet(concepts: Sequence[Concept]) -> Image.Image:
+    """One row per concept: its name, how many images and regions show it, and its best regions, cut out."""
+    columns = max((len(concept.exemplars) for concept in concepts), default=0)
+    step = CROP + GAP
+    sheet = Image.new("RGB", (ABOUT + columns * step, GAP + len(concepts) * step), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, concept in enumerate(concepts):
+        y = GAP + i * step
+        _write(pen, (GAP, y + CROP // 2 - LINE), concept.name, size=18)
+        _write(
+            pen, (GAP, y + CROP // 2 + 4), f"{concept.images:,} images, {concept.regions:,} regions", size=14
+        )
+        for j, exemplar in enumerate(concept.exemplars):
+            crop = _crop(exemplar.path, exemplar.box)
+            left, top = (CROP - crop.width) // 2, (CROP - crop.height) // 2
+            sheet.paste(crop, (ABOUT + j * step + left, y + top))
+    return sheet
+
+
 def check_target(path: Path) -> None:
     """Check that a sheet could be written to ``path``, before the work for it is done.
 
@@ -189,10 +211,27 @@ def _file_tile(path: str | Path, boxes: Sequence[Box]) -> Image.Image:
         out = Image.new("RGB", (SIDE, SIDE * 3 // 4), GREY)
         pen = ImageDraw.Draw(out)
         _write(pen, (GAP, SIDE // 4), name[-34:])
-        _write(pen, (GAP, SIDE // 4 + LINE), "cannot be read" if os.path.exists(path) else "not found")
+        _write(pen, (GAP, SIDE // 4 + LINE), "cannot be read" if exists(path) else "not found")
         return out
     scaled = image.in_pixels(np.array(boxes, np.float32))
     return tile(Image.fromarray(image.pixels), [(b[0], b[1], b[2], b[3]) for b in scaled.tolist()])
+
+
+def _crop(path: str, box: Box) -> Image.Image:
+    """A region of an image file, fitted into a cell; grey where the file is gone."""
+    name = shown(os.path.basename(path))
+    try:
+        image = read_image(Path(path), name)
+    except UnreadableImage:
+        out = Image.new("RGB", (CROP, CROP), GREY)
+        _write(ImageDraw.Draw(out), (GAP, CROP // 2), name[-12:], size=14)
+        return out
+    (scaled,) = image.in_pixels(np.array([box], np.float32)).tolist()
+    left, top = (
+        min(int(value), side - 1) for value, side in zip(scaled[:2], image.pixels.shape[1::-1], strict=True)
+    )
+    right, bottom = max(ceil(scaled[2]), left + 1), max(ceil(scaled[3]), top + 1)
+    return tile(Image.fromarray(image.pixels[top:bottom, left:right]), [], CROP)
 
 
 def _about(region: RegionHit) -> str:

@@ -74,6 +74,74 @@ def test_metadata_of_an_imagefolder(folder):
     assert "not json" in reasons["7"]
 
 
+def test_metadata_csv_of_an_imagefolder(folder):
+    (folder / "deep/er/metadata.csv").write_text(
+        "\ufefffile_name,label,text\r\n"
+        'c.png,3,"One, with ""quotes""\nand a second line."\r\n'
+        "../../a.jpg,1,A boat.\r\n"
+        "\r\n"
+        ",2,Alone.\r\n"
+        "c.png,2,\r\n"
+        ",2,\r\n"
+        "gone.png,2,Lost.\r\n"
+        "c.png\r\n"
+        "c.png,3,Two.,more\r\n",
+        "utf-8",
+    )
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {
+        "deep/er/c.png": ("deep/er/c.png", 'One, with "quotes" and a second line. Two.'),
+        "a.jpg": ("a.jpg", "A boat."),
+        "deep/er/metadata.csv:6": (None, "Alone."),
+    }
+    assert {item.item_id: item.reason for item in listing.bad} == {
+        "deep/er/metadata.csv:8": "neither file_name nor text",
+        "deep/er/metadata.csv:9": "file_name 'gone.png' is not an image of this corpus",
+    }
+
+
+def test_a_hostile_metadata_csv_costs_its_rows(folder):
+    rows = [b"file_name,caption", b"a.jpg,caf\xe9", b"b.JPG\0,x", b"b.JPG,Fine.", b'a.jpg,"' + b"x" * 200_000]
+    (folder / "metadata.csv").write_bytes(b"\n".join(rows))
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {"b.JPG": ("b.JPG", "Fine.")}
+    assert {item.item_id: item.reason for item in listing.bad} == {
+        "metadata.csv:2": r"caption is not valid Unicode: \udce9 at character 4 stands alone",
+        "metadata.csv:3": "file_name contains a NUL character",
+        "metadata.csv:5": "not csv: field larger than field limit (131072)",
+    }
+    (folder / "metadata.csv").write_text("name,size\na,1\n")
+    (bad,) = FolderCorpus(folder).scan().bad
+    assert bad.reason == "its columns are 'name, size', expected file_name and text"
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "A boat."}')
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {"a.jpg": ("a.jpg", "A boat.")}, "where both are, the jsonl counts"
+    assert not listing.bad
+
+
+def test_captions_in_json_beside_an_image_that_has_no_others(folder):
+    (folder / "a.caption").write_text("From caption.")
+    (folder / "a.json").write_text('{"caption": "no"}')
+    (folder / "b.json").write_text('{"caption": "From json.", "width": 3}')
+    (folder / "other.json").write_text("nonsense beside no image")
+    (folder / "deep/er/c.json").write_text('{"width": 3}')
+    listing = FolderCorpus(folder).scan()
+    assert texts(listing) == {"a.jpg": ("a.jpg", "From caption."), "b.JPG": ("b.JPG", "From json.")}
+    assert not listing.bad
+    for content, reason in (
+        ("nonsense", "not json"),
+        ('{"caption": 7}', "caption is a number"),
+        ("[" * 100_000, "nested too deeply"),
+        (" " * (2**24 + 1), "exceed the limit"),
+    ):
+        (folder / "deep/er/c.json").write_text(content)
+        (bad,) = FolderCorpus(folder).scan().bad
+        assert (bad.kind, bad.item_id) == ("text", "deep/er/c.json")
+        assert reason in bad.reason
+    (folder / "deep/er/c.json").write_text("[1]")
+    assert not FolderCorpus(folder).scan().bad
+
+
 def test_a_caption_that_is_not_utf8_costs_that_text_alone(folder):
     (folder / "a.txt").write_bytes(b"caf\xe9")
     listing = FolderCorpus(folder).scan()

@@ -116,6 +116,14 @@ def test_the_slash_of_the_paper_is_understood():
     assert encoder._model == "clip:ViT-B-32/laion2b_s34b_b79k"
 
 
+def test_clip_alone_is_a_checkpoint_that_open_clip_knows_by_its_full_name():
+    encoder = make_encoder("clip", device="cpu")
+    assert encoder.name == "clip:ViT-B-32-256/datacomp_s34b_b86k"
+    assert encoder.dim == 512
+    assert encoder.preprocessing.size == (256, 256)
+    assert open_clip.get_pretrained_cfg(*encoder.name.removeprefix("clip:").split("/"))["hf_hub"]
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "words"),
     [
@@ -127,7 +135,7 @@ def test_the_slash_of_the_paper_is_understood():
         ("ViT-B-32/none.pt", NotFoundError, "none.pt"),
         ("ViT-B-32//none/none.safetensors", NotFoundError, "none.safetensors"),
         ("local-dir:/none/none", NotFoundError, "no folder"),
-        ("", BadInputError, "no architecture"),
+        ("/", BadInputError, "no architecture"),
     ],
 )
 def test_wrong_names_are_refused_at_once(weights, error, words):
