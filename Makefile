@@ -32,6 +32,7 @@ bench: .venv/test
 	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)
+	$(BIN)/python bench/serving.py --corpus $(COCO)/val2017
 	$(BIN)/python bench/duplicates.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
 	$(BIN)/python bench/environment.py

@@ -159,12 +159,13 @@ def decoded(image: ImageSource) -> DecodedImage:
         NotFoundError, BadInputError: there is none, or it cannot be read.
     """
     from felga.corpus.decode import from_pil, from_pixels, read_image
+    from felga.corpus.tarball import exists
 
     if isinstance(image, DecodedImage):
         return image
     if isinstance(image, str | os.PathLike):
         path = Path(image)
-        if not path.exists():
+        if not exists(path):
             raise NotFoundError(f"{shown(path)} does not exist: name an image")
         return read_image(path, shown(path.name))
     if isinstance(image, np.ndarray):

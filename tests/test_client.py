@@ -52,7 +52,11 @@ def local(hits, engine):
 
 def test_words(served, client):
     engine, _ = served
-    for options in ({}, {"k": 3, "regions": 4, "explain": True}, {"whole": False, "quality": False, "owner": "max"}):
+    for options in (
+        {},
+        {"k": 3, "regions": 4, "explain": True},
+        {"whole": False, "quality": False, "owner": "max"},
+    ):
         assert local(client.search("cat", **options), engine) == engine.search("cat", **options)
     queries = ["rocket", "zerba & co?", "café AND dog"]
     found = [local(hits, engine) for hits in client.search_all(queries, 5)]
@@ -83,7 +87,7 @@ def test_images(served, client, demo, tmp_path):
 
 @pytest.mark.parametrize("name", ["search", "search_all", "search_image", "assign", "unknown_words"])
 def test_the_face_is_that_of_the_engine(name):
-    """Names, order and defaults of the arguments; an argument of the engine that is new has to come here, too."""
+    """Names, order and defaults of arguments; a new one of the engine has to come here, too."""
     asked = [signature(getattr(kind, name)).parameters.values() for kind in (Client, felga.Engine)]
     assert [(one.name, one.kind, one.default) for one in asked[0]] == [
         (one.name, one.kind, one.default) for one in asked[1]
@@ -171,6 +175,7 @@ def test_hits_of_an_older_and_of_a_newer_server():
 
 
 def test_connecting_is_light():
-    check = "import felga; felga.connect; import sys; print([m for m in ('torch', 'faiss', 'lance', 'PIL', 'fastapi') if m in sys.modules])"  # fmt: skip
+    heavy = "torch", "faiss", "lance", "PIL", "fastapi"
+    check = f"import felga; felga.connect; import sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from felga.cli.audit import audit
 from felga.cli.bench import bench_coco, bench_proposals
+from felga.cli.concepts import concepts
 from felga.cli.doctor import doctor
 from felga.cli.dups import dups
 from felga.cli.export import export
@@ -64,6 +66,8 @@ app.command(epilog="Example: felga index photos/ --out indexes/photos")(index)
 app.command(epilog='Example: felga search "boat" -k 5 --save-viz boats.png')(search)
 app.command(epilog="Example: felga assign photo.jpg --box 10,20,200,180 -k 3")(assign)
 app.command(epilog="Example: felga dups --index indexes/photos -0 | xargs -0 ls -l")(dups)
+app.command(epilog="Example: felga concepts --index indexes/photos -k 20 --save-viz concepts.png")(concepts)
+app.command(epilog="Example: felga audit --index indexes/photos -k 20 --format csv")(audit)
 app.command(epilog="Example: felga serve --index indexes/photos --port 8000")(serve)
 app.command(epilog="Example: felga export indexes/photos --to clip-retrieval vectors/")(export)
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)

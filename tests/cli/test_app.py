@@ -24,7 +24,7 @@ from felga.show.sheets import REGION
 from tests.cli.calls import call
 
 COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "train-regions", "data"]
-COMMANDS += ["dups", "export", "fenet apply", "bench coco", "bench proposals"]
+COMMANDS += ["dups", "concepts", "audit", "export", "fenet apply", "bench coco", "bench proposals"]
 
 
 def test_help_is_light_and_documents_the_exit_codes(capsys):

@@ -1,0 +1,67 @@
+"""Whom ``felga search`` and ``felga assign`` ask: an index on this machine, or a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from felga.cli.locate import find_index
+from felga.corpus.tarball import exists
+from felga.errors import BadInputError
+
+if TYPE_CHECKING:
+    from felga.cli.outputs import Outputs
+    from felga.client import Client
+    from felga.engine import Engine
+
+    Asked: TypeAlias = Engine | Client
+TOKEN = "FELGA_TOKEN"
+
+
+@contextmanager
+def opened(
+    server: str | None,
+    index: Path | None,
+    outputs: Outputs,
+    *,
+    device: str,
+    root: Path | None,
+    encoder: str | None,
+) -> Iterator[tuple[Asked, Path | str]]:
+    """What answers, and what its answers are said to come from.
+
+    Raises:
+        BadInputError: options that contradict ``server``.
+        FelgaError: it cannot be opened, or does not answer.
+    """
+    if server is None:
+        folder = find_index(index)
+        from felga.engine import Engine
+
+        with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
+            yield engine, folder
+        return
+    if index is not None or root is not None or encoder is not None:
+        raise BadInputError("--server answers from its own index: leave out --index, --root and --encoder")
+    if outputs.save_viz or outputs.html or outputs.copy_to or outputs.link_to or outputs.crops_to:
+        raise BadInputError(
+            "the images are on the server: leave out --server, or the files to be made of them"
+        )
+    from felga.client import connect
+
+    with connect(server, os.environ.get(TOKEN)) as client:
+        yield client, server
+
+
+def query_image(asked: Asked, image: Path) -> Any:
+    """The image file, which may also be named relative to the indexed images, or by its id on a server."""
+    if exists(image):
+        return image
+    if (root := getattr(asked, "root", None)) is not None:
+        return indexed if exists(indexed := root / image) else image
+    from felga.client import Indexed
+
+    return Indexed(os.fspath(image))
