@@ -47,8 +47,9 @@ from felga.types import Embedding, Encoder, Floats, Rows, Vectors
 LANGUAGES = {
     "train2017": "chien chat bateau voiture cheval vache oiseau pomme chaise lit fourchette couteau cuillère "
     "gâteau hund katze schiff auto pferd kuh vogel apfel stuhl bett gabel messer löffel kuchen",
-    "val2017": "perro gato barco coche caballo vaca pájaro manzana silla cama tenedor cuchillo "
-    "cuchara pastel cane gatto barca macchina cavallo mucca uccello mela sedia letto forchetta coltello cucchiaio torta",
+    "val2017": "perro gato barco coche caballo vaca pájaro manzana silla cama tenedor cuchillo cuchara "
+    "pastel cane gatto barca macchina cavallo mucca uccello mela sedia letto forchetta coltello "
+    "cucchiaio torta",
 }
 FOLDS = 4  # of train2017: a FENet of three judges the images of the fourth
 GROUPS = ("carved", "absent", "nonsense", "misspelt", "languages")

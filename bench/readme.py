@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_duplicates import duplicates
-from readme_people import confidence, false_alarms
+from readme_people import audit, concepts, confidence, false_alarms
 from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
 from readme_questions import questions
 
@@ -265,6 +265,8 @@ def measured() -> list[str]:
         proposals,
         pooling,
         duplicates,
+        concepts,
+        audit,
         installation,
     )
     return [line for part in parts for line in part()]

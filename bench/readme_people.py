@@ -1,4 +1,4 @@
-"""Rendering of the figures on answers for people, for readme.py: how sure they are."""
+"""Rendering of the figures on answers for people, for readme.py: how sure they are, concepts and audits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def confidence() -> list[str]:
         "## Confidence",
         "",
         "Queries for things that are there (class names), and for things that are not. Weights and promise were chosen on"
-        " train2017: a FENet that was trained on one half of its images judges the other. val2017 was only measured"
+        " train2017: a FENet that was trained on three quarters of its images judges the fourth. val2017 was only measured"
         " (`python bench/confidence.py --root ../shared/coco-mini`). *kept*: the share of class names whose best image"
         " reaches the confidence; *right*: of these, how many best images show the class; *false alarms*: the share of"
         " queries for absent things that reach it, mean of the five groups to the right of it. All in %.",
@@ -71,3 +71,65 @@ def false_alarms() -> list[str]:
         f" {row['absent']:.0f} %, and, hardest, class names whose images were all taken out while related ones stayed,"
         f" {row['carved']:.0f} %).",
     ]
+
+
+def concepts() -> list[str]:
+    """Regions by name against clusters."""
+    found = load("concepts")
+    lines = [
+        "## Concepts",
+        "",
+        "What `felga concepts` was chosen by (`python bench/concepts.py --root ../shared/coco-mini`): of the thirty concepts"
+        " that most images show, the share of regions whose class is the commonest of their concept, how many classes are"
+        " the commonest of one, and how many concepts are named by it. Only regions that overlap a box by an IoU of 0.5"
+        " are judged. Clusters are those of spherical k-means, named by the word that stands out most in their mean.",
+        "",
+        "| | purity, train, % | classes | named rightly | purity, val, % | classes | named rightly |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for way in found["train2017"]:
+        if way != "largest":
+            cells = [
+                f"{one['purity_percent']:.0f} | {one['classes']} | {one['named_rightly']} of {one['judged']}"
+                for one in (found["train2017"][way], found["val2017"][way])
+            ]
+            label = "**regions by name**, which felga does" if way == "names" else way
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    largest = ", ".join(f"{name} ({images})" for name, images, _ in found["val2017"]["largest"][:15])
+    return [*lines, "", f"The first concepts of val2017 and their images: {largest}.", ""]
+
+
+FINDINGS = {
+    "captions": "`captions`: a tenth of the images have the caption of another",
+    "keywords": "`keywords`: in a tenth, another class is named in place of one that is shown",
+    "regions": "`regions`: in a tenth, no mention of a class that is shown is left",
+}
+
+
+def audit() -> list[str]:
+    """How many planted errors are found, and how many findings are right."""
+    found = load("audit")
+    lines = [
+        "## Audit",
+        "",
+        f"Errors planted in the captions of {found['train2017']['images']:,} images of train2017, where the limits were"
+        " chosen, each judged by a FENet of other images; and of val2017, which was only measured, three times"
+        " (`python bench/audit.py --root ../shared/coco-mini`). *First 50*: how many of the first fifty findings are"
+        " right, in %. A keyword is right only if it was planted: other errors of COCO's captions, and things that are"
+        " hidden, count as wrong. A region is right if the image shows the class of its name and no caption mentions it,"
+        " planted or not; names of no class of COCO are left out. The average precision takes errors that are not"
+        " reported as never found.",
+        "",
+        "| | | planted | reported | first 50, % | planted errors found, % | average precision, % |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for kind, label in FINDINGS.items():
+        for split in ("train2017", "val2017"):
+            own = found[split][kind]
+            hits = own.get("planted_found", own["right"])
+            precision = own.get("average_precision_percent")
+            lines.append(
+                f"| {label} | {split} | {own['planted']} | {own['reported']} | {own['first_50_percent']:.0f}"
+                f" | {100 * hits / own['planted']:.0f} | {'' if precision is None else f'{precision:.0f}'} |"
+            )
+    return [*lines, ""]

@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CALIBRATED = ("conse",)
-"""Encoders whose confidences were measured (bench/confidence.py); with others they are given if asked for."""
+"""Encoders whose confidences, with a FENet, were measured (bench/confidence.py)."""
 PART = 400  # words of the bank in one entry of the cache
 NAMED, FETCHED = 3, 64  # words of an explanation, and keywords looked at for it
-
-
 ImageSource: TypeAlias = "str | Path | Image | npt.NDArray[np.uint8] | DecodedImage"
-"""Encoders whose confidences, with a FENet, were measured (bench/confidence.py)."""
+"""A file, a PIL image (EXIF orientation is applied), (h, w, 3) uint8 RGB pixels, or a decoded image."""
 
 
 class Queries:

@@ -164,7 +164,8 @@ class Parts:
         vectors = [np.empty((0, self.encoder.dim), np.float32)]
         for whole in (False, True):
             distinct = list(dict.fromkeys(one.text for own in keywords for one in own if one.whole is whole))
-            distinct = distinct if whole else sorted(distinct)  # KeyBERT has just read whole texts in this order
+            if not whole:  # KeyBERT has just read whole texts in the order in which they come
+                distinct.sort()
             row_of |= {(whole, text): row for row, text in enumerate(distinct, len(row_of))}
             vectors.append(self.encode_texts(distinct))
         every = np.concatenate(vectors)

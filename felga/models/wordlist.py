@@ -13,6 +13,8 @@ from felga.errors import MissingError
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """The sha256 of MiniLM's weights: an encoder whose identity names them has MiniLM's words."""
 CAPTION_WORDS = Path(__file__).parent / "caption_words.txt"
+NO_THINGS = Path(__file__).parent / "no_things.txt"
+SHORTEST = 3  # letters of a word that may name a thing
 BYTES = 256  # of CLIP's 49,152 - 2 tokens, these come twice, and the others from its list of merges
 MERGES = 49152 - BYTES - 2
 
@@ -72,3 +74,33 @@ def _open_clip(what: str) -> Path:
     if package is None or not package.submodule_search_locations:
         raise MissingError(f"conse needs {what} in open_clip, which is not installed: {_MEND}")
     return Path(package.submodule_search_locations[0])
+
+
+@functools.cache
+def caption_things() -> tuple[str, ...]:
+    """The words of captions in the bank that name something to be seen, but neither groups nor views."""
+    return tuple(
+        word for word in CAPTION_WORDS.read_text(encoding="utf-8").split() if word not in _no_things()
+    )
+
+
+def names_a_thing(word: str) -> bool:
+    """Whether a word in lower case and the singular is known to name something to be seen."""
+    return word in _things() and word not in _no_things()
+
+
+def may_name_a_thing(word: str) -> bool:
+    """Whether a word in lower case and the singular could be such a name: nothing speaks against it."""
+    return len(word) >= SHORTEST and word not in _no_things() and not word.endswith(("ing", "ed", "ly"))
+
+
+@functools.cache
+def _no_things() -> frozenset[str]:
+    """Words of captions that are no names of things: qualities, actions, groups, views, places and times."""
+    return frozenset(NO_THINGS.read_text(encoding="utf-8").split())
+
+
+@functools.cache
+def _things() -> frozenset[str]:
+    names = [name.lower() for name in class_names()]
+    return frozenset([*caption_things(), *names, *(name.split()[-1] for name in names)])

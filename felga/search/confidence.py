@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from felga.search.rules import BestAndWhole
-from felga.search.scoring import Extras, MeaningAndQuality
+from felga.search.scoring import Extras, MeaningAndQuality, inner_products
 from felga.types import Flags, Rows, Scores, Vectors
 
 SAMPLE = 1000
@@ -116,7 +116,7 @@ class Query:
 
     def __init__(self, background: Background, vector: Vectors) -> None:
         self.background, self.vector = background, vector
-        own = background._regions @ vector
+        own = inner_products(vector, background._regions)
         self._mean, self._std = own.mean(), _floor(own.std())
         self.scores: Scores = image_scores(own[None], background._offsets, background._extras)[0]
         self._image_mean, self._image_std = self.scores.mean(), _floor(self.scores.std())
@@ -127,7 +127,7 @@ class Query:
 
     @cached_property
     def _likeness(self) -> Scores:
-        return self.background.bank @ self.vector
+        return inner_products(self.vector, self.background.bank)
 
     @cached_property
     def _nearest(self) -> Rows:
@@ -163,6 +163,14 @@ class Query:
             image=float(image),
         )
 
+    def standing(self, regions: Vectors, extras: Extras) -> float:
+        """How many standard deviations an image's score lies above the mean of the sampled ones.
+
+        Args: as of :meth:`evidence`.
+        """
+        (score,) = image_scores((regions @ self.vector)[None], np.array([0, len(regions)]), extras)[:, 0]
+        return float((score - self._image_mean) / self._image_std)
+
     def better_words(self, region: Vectors, most: int) -> list[int]:
         """Rows of the bank that fit a region (dim,) better than the query does, best first."""
         own, words = self._standardized(region)
@@ -185,12 +193,17 @@ class Query:
         """The cosines of a region with the query and with the words, each in its standard deviations."""
         back = self.background
         own = (float(region @ self.vector) - self._mean) / self._std
-        return float(own), (back.bank @ region - back._mean) / back._std
+        return float(own), (inner_products(region, back.bank) - back._mean) / back._std
 
 
 def confidence(evidence: Evidence) -> float:
     """Of an image: one less the share of queries for absent things whose best image has as much evidence."""
-    return 1 - share_reaching(float(np.dot(WEIGHTS[:-1], evidence) + WEIGHTS[-1]), TAIL)
+    return 1 - share_reaching(total(evidence), TAIL)
+
+
+def total(evidence: Evidence) -> float:
+    """The sum of evidence: what a confidence is read from, and finer at its ends."""
+    return float(np.dot(WEIGHTS[:-1], evidence) + WEIGHTS[-1])
 
 
 def share_reaching(total: float, tail: Sequence[tuple[float, float]]) -> float:

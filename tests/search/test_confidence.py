@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,15 @@ def test_the_evidence_is_that_of_a_plain_loop(seed):
     assert found.image == pytest.approx((score - own[0]) / own[1] - rival, abs=1e-3)
 
 
+def test_the_standing_of_an_image_is_that_of_a_plain_loop():
+    made = Made(2)
+    scores = [made.image_score(made.query, one) for one in range(IMAGES)]
+    query = made.background.query(made.query)
+    for image in range(0, IMAGES, 7):
+        expected = (scores[image] - np.mean(scores)) / np.std(scores)
+        assert query.standing(*made.of(image)) == pytest.approx(expected, abs=1e-3)
+
+
 def test_image_scores_are_those_of_the_search():
     made = Made(1)
 
@@ -161,7 +171,7 @@ def test_a_share_falls_with_the_sum_and_meets_the_tail():
     tail = [(3.0, 0.01), (2.0, 0.05), (1.0, 0.5)]
     assert [c.share_reaching(total, tail) for total, _ in tail] == pytest.approx([0.01, 0.05, 0.5])
     shares = [c.share_reaching(total, tail) for total in np.linspace(-1, 20, 200)]
-    assert all(a >= b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(shares))
     assert shares[0] == 1
     assert shares[-1] == pytest.approx(c.RAREST)
     assert c.share_reaching(-np.inf, tail) == 1

@@ -9,6 +9,7 @@ from PIL import Image, ImageFont
 from felga.errors import BadInputError
 from felga.show import sheets
 from felga.show.sheets import GREY, REGION, RIGHT, WRONG, Hit, image_sheet, result_sheet, text_sheet, tile
+from felga.survey.concepts import Concept, Exemplar
 from felga.types import ImageHit, RegionHit, TextHit
 
 
@@ -152,3 +153,20 @@ def test_new_folders_may_be_created_for_a_sheet(tmp_path):
     assert not target.parent.exists()
     sheets.save(grey(5, 5), target)
     assert Image.open(target).size == (5, 5)
+
+
+def test_a_concept_is_a_row_of_its_regions_cut_out(tmp_path):
+    image = grey(40, 40)
+    image.paste((255, 0, 0), (10, 20, 30, 40))
+    image.save(tmp_path / "a.png")
+    cut = Exemplar("a.png", str(tmp_path / "a.png"), (10.0, 20.0, 30.0, 40.0), 0.5, None)
+    gone = Exemplar("b.png", str(tmp_path / "b.png"), (0.0, 0.0, 1.0, 1.0), 0.5, None)
+    concepts = [Concept("red", 1, 1, (cut, cut)), Concept("lost", 1, 1, (gone,))]
+    drawn = sheets.concept_sheet(concepts)
+    pixels = np.asarray(drawn)
+    red = (pixels == (255, 0, 0)).all(axis=2)
+    assert red.sum() == 2 * sheets.CROP**2, "the regions alone, as large as a cell"
+    assert np.flatnonzero(red.any(axis=1)).max() < drawn.height / 2
+    assert (pixels[drawn.height // 2 :] == GREY).all(axis=2).any()
+    assert (pixels[:, : sheets.ABOUT] == 0).all(axis=2).any(), "the name"
+    assert sheets.concept_sheet([]).height > 0
