@@ -29,6 +29,10 @@ bench: .venv/test
 	$(BIN)/python bench/unseen_classes.py --root $(COCO)
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
 	$(BIN)/python bench/assignment_score.py --root $(COCO)
+	$(BIN)/python bench/confidence.py --root $(COCO)
+	$(BIN)/python bench/composition.py --root $(COCO)
+	$(BIN)/python bench/concepts.py --root $(COCO)
+	$(BIN)/python bench/audit.py --root $(COCO)
 	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)

@@ -46,9 +46,7 @@ def test_what_is_not_there_is_no_match(capsys, believed):
 
 
 def test_a_word_that_nothing_knows_has_confidence_0(capsys, believed):
-    out, err = call(
-        capsys, "search", "zerba", "--index", believed, "--min-confidence", 0, "--format", "json"
-    )
+    out, err = call(capsys, "search", "zerba", "--index", believed, "--min-confidence", 0, "--format", "json")
     assert {hit["confidence"] for hit in json.loads(out)["hits"]} == {0.0}
     assert "zerba" in err
 
