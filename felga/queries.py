@@ -21,7 +21,7 @@ from felga.models.wordlist import bank_words
 from felga.proposals.inflection import singular
 from felga.search.confidence import Background, Query, confidence, image_scores, sampled
 from felga.search.owners import Owner
-from felga.search.scoring import Extras
+from felga.search.scoring import Extras, inner_products
 from felga.store.stored import StoredIndex
 from felga.types import Box, DecodedImage, Encoder, Explanation, Rows, Vectors
 
@@ -93,7 +93,7 @@ class Queries:
     def explain(self, query: Query, owner: Owner) -> Explanation:
         """Why an image was found."""
         region = self._regions(owner)[owner.best]
-        products = (self._regions(owner) @ query.vector)[None]
+        products = inner_products(query.vector, self._regions(owner))[None]
         (score,) = image_scores(products, np.array([0, len(owner.scores)]), self._columns(owner))[:, 0]
         words = bank_words()
         return Explanation(

@@ -250,9 +250,12 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def load_pretrained(
-    kind: type[Any], folder: Path, dtype: torch.dtype, device: torch.device
+    kind: type[Any], folder: Path, dtype: torch.dtype, device: torch.device, config: Any = None
 ) -> torch.nn.Module:
     """A frozen transformers model from a folder; every weight of it must be present.
+
+    Args:
+        config: its configuration; None reads the folder's ``config.json``.
 
     Raises:
         BadInputError: the weights are truncated, hold a pickle, lack a key, or differ in shape.
@@ -267,7 +270,12 @@ def load_pretrained(
     log.setLevel(logging.ERROR)  # it reports at length what the checks below put in one sentence
     try:
         model, info = kind.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, weights_only=True
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            weights_only=True,
         )
     except (RuntimeError, OSError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise BadInputError(
