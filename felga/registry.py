@@ -92,6 +92,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.proposals.detreg:detreg",
             "detreg:FILE or detreg:FILE#480/600, a DETReg checkpoint, by transformers",
         ),
+        "hf": Entry(
+            "felga.proposals.hf:hf",
+            "hf:OWNER/NAME or hf:FOLDER, a detector of transformers, such as RT-DETR, DETR or YOLOS",
+        ),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",
             "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from felga.proposals.detreg import detreg
+from felga.proposals.hf import hf
 from felga.proposals.torchvision import torchvision
 from felga.registry import make_keywords
 from felga.testing import KeywordContract, ProposerContract
 
-from .tiny import tiny_detreg, tiny_rcnn
+from .tiny import DETECTORS, tiny_detector, tiny_detreg, tiny_rcnn
 
 
 class TestDetreg(ProposerContract):
@@ -17,6 +18,13 @@ class TestDetreg(ProposerContract):
     @classmethod
     def proposer(cls, tmp_path_factory):
         return detreg(str(tiny_detreg(tmp_path_factory.mktemp("detreg") / "checkpoint.pth")), device="cpu")
+
+
+class TestHf(ProposerContract):
+    @pytest.fixture(scope="class", params=DETECTORS)
+    @classmethod
+    def proposer(cls, request, tmp_path_factory):
+        return hf(str(tiny_detector(tmp_path_factory.mktemp("hf"), request.param)), device="cpu")
 
 
 class TestTorchvision(ProposerContract):

@@ -1,4 +1,4 @@
-"""Tiny random detectors, saved in the format of their authors' code."""
+"""Tiny random detectors, saved as their authors' code or transformers saves them."""
 
 from __future__ import annotations
 
@@ -106,3 +106,86 @@ def tiny_rcnn(path: Path, name: str = "fasterrcnn_mobilenet_v3_large_320_fpn", c
     torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.1)  # otherwise all boxes score the same
     torch.save(model.state_dict(), path)
     return path
+
+
+LABELS = {0: "boat", 1: "dog", 2: "tree"}
+DETECTORS = ("rt_detr", "detr", "conditional_detr", "yolos", "d_fine")
+
+
+def tiny_detector(folder: Path, model_type: str = "rt_detr", seed: int = 0) -> Path:
+    """A detector with 20 queries and three classes, and its image processor, saved by transformers."""
+    import transformers as t
+
+    torch.manual_seed(seed)
+    config, processor = _parts(model_type)
+    model = t.AutoModelForObjectDetection.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _parts(model_type: str) -> tuple[Any, Any]:
+    """Configuration and image processor of a tiny detector."""
+    import transformers as t
+
+    resnet = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
+    names = {"id2label": LABELS, "label2id": {name: number for number, name in LABELS.items()}}
+    sides = {"shortest_edge": 64, "longest_edge": 128}
+    transformer = {
+        "d_model": 32,
+        "num_queries": 20,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        **names,
+    }
+    square = t.RTDetrImageProcessor(size={"height": 64, "width": 64})
+    levels = {"encoder_in_channels": [8, 16, 16], "decoder_in_channels": [32] * 3, "encoder_hidden_dim": 32}
+    stages = {"out_features": ["stage2", "stage3", "stage4"]}
+    if model_type == "yolos":
+        config = t.YolosConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=32,
+            image_size=[64, 96],
+            num_detection_tokens=20,
+            **names,
+        )
+        return config, t.YolosImageProcessor(size={"shortest_edge": 64, "longest_edge": 512})
+    if model_type == "rt_detr":
+        backbone = t.RTDetrResNetConfig(**resnet, **stages)
+        return t.RTDetrConfig(backbone_config=backbone, num_denoising=0, **levels, **transformer), square
+    if model_type == "d_fine":
+        return t.DFineConfig(backbone_config=_hgnet(stages), num_denoising=0, **levels, **transformer), square
+    backbone = t.ResNetConfig(**resnet, out_features=["stage4"])
+    kind, processor = {
+        "detr": (t.DetrConfig, t.DetrImageProcessor),
+        "conditional_detr": (t.ConditionalDetrConfig, t.ConditionalDetrImageProcessor),
+    }[model_type]
+    return kind(backbone_config=backbone, use_timm_backbone=False, **transformer), processor(size=sides)
+
+
+def _hgnet(stages: dict[str, list[str]]) -> Any:
+    import transformers as t
+
+    return t.HGNetV2Config(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1] * 4,
+        stem_channels=[3, 8, 8],
+        stage_in_channels=[8, 8, 8, 16],
+        stage_mid_channels=[8] * 4,
+        stage_out_channels=[8, 8, 16, 16],
+        stage_num_blocks=[1] * 4,
+        stage_downsample=[False, True, True, True],
+        stage_light_block=[False] * 4,
+        stage_kernel_size=[3] * 4,
+        stage_numb_of_layers=[1] * 4,
+        **stages,
+    )
