@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_duplicates import duplicates
-from readme_people import audit, concepts, confidence, false_alarms
+from readme_people import audit, concepts, confidence, false_alarms, serving
 from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
 from readme_questions import questions
 
@@ -261,6 +261,7 @@ def measured() -> list[str]:
         recipes,
         indexing,
         startup,
+        serving,
         evaluator,
         proposals,
         pooling,

@@ -133,3 +133,25 @@ def audit() -> list[str]:
                 f" | {100 * hits / own['planted']:.0f} | {'' if precision is None else f'{precision:.0f}'} |"
             )
     return [*lines, ""]
+
+
+def serving() -> list[str]:
+    """Requests per second of felga serve."""
+    found = load("serving")
+    lines = [
+        "## Serving",
+        "",
+        f"Word searches over loopback, server and clients on the same {found['machine']['cores']} cores, an index of"
+        f" {found['corpus']}, {found['seconds']:g} s per case (`python bench/serving.py --corpus"
+        " ../shared/coco-mini/val2017`). In the last row images are indexed meanwhile, and the new state is served before"
+        " it ends.",
+        "",
+        "| | requests/s | median, ms | p95, ms | failures |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, row in found["cases"].items():
+        label = name.replace("1 clients", "1 client")
+        lines.append(
+            f"| {label} | {row['requests_per_second']:.0f} | {row['median_ms']:.0f} | {row['p95_ms']:.0f} | {row['failures']} |"
+        )
+    return [*lines, ""]
