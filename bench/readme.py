@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_duplicates import duplicates
-from readme_people import audit, concepts, confidence, false_alarms, serving
+from readme_people import audit, concepts, confidence, false_alarms, meaning_and_quality, serving
 from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
 from readme_questions import questions
 
@@ -255,6 +255,7 @@ def measured() -> list[str]:
         quality,
         answers,
         quality_weight,
+        meaning_and_quality,
         text_weight,
         confidence,
         questions,

@@ -155,3 +155,26 @@ def serving() -> list[str]:
             f"| {label} | {row['requests_per_second']:.0f} | {row['median_ms']:.0f} | {row['p95_ms']:.0f} | {row['failures']} |"
         )
     return [*lines, ""]
+
+
+def meaning_and_quality() -> list[str]:
+    """How meaning and quality may be joined, and what the true IoU would bring."""
+    found = load("localisation")
+    lines = [
+        "## Meaning and quality",
+        "",
+        f"On {found['dataset']}, frozen `{found['encoder']}` and learned regions (`python bench/localisation.py --root"
+        " ../shared/coco-mini`): a region's score from its cosine and its quality u, predicted, or, as the bound for any"
+        " predictor, the true IoU with the nearest object of any class. mAP of discovery by the best region, the share of"
+        " winning boxes that fit, and COCO's AP of boxes with class names, all in %. Nothing was chosen here.",
+        "",
+        "| score of a region | mAP | box fits | AP |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, row in found["rows"].items():
+        label = name.replace(", oracle", ", true IoU")
+        lines.append(
+            f"| {label} | {100 * row['discovery']:.1f} | {100 * row['winning_boxes']['fits']:.1f}"
+            f" | {100 * row['detection']['ap']:.1f} |"
+        )
+    return [*lines, ""]
