@@ -19,6 +19,7 @@ from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, read_file, read_image
 from felga.corpus.tarball import exists
+from felga.errors import StorageError
 from felga.files import shown, storage_errors
 from felga.show.text import Answer
 from felga.types import ImageHit
@@ -39,8 +40,11 @@ def put_hits(answers: Sequence[Answer], folder: Path, way: Way) -> str:
     """
     write = {"copied": _copy, "linked": _link, "cut out": _cut}[way]
     written, failed = 0, []
-    with storage_errors(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{shown(folder)} cannot be created: {error.strerror}") from error
+    with storage_errors(folder):
         for answer in answers:
             before = f"{_slug(answer.query)}-" if len(answers) > 1 else ""
             digits = max(2, len(str(len(answer.hits))))

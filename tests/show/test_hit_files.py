@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +136,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(photos, tmp_path, w
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert listed(tmp_path / "out") == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(photos):
+    with pytest.raises(StorageError, match="/proc/nothing/here cannot be created"):
+        put_hits([answer(photos, "a.png")], Path("/proc/nothing/here"), "copied")
