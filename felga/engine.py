@@ -114,8 +114,12 @@ class Engine:
         explain: bool = False,
         dedupe: bool = False,
         same_region: bool = False,
+        exact: bool = False,
     ) -> list[ImageHit]:
-        """Object discovery: the ``k`` images that match a word or phrase best. Exact.
+        """Object discovery: the ``k`` images that match a word or phrase best.
+
+        Exact, unless the index has an approximate search (``felga index --index``), with the recall that its
+        manifest states. Questions of several terms are always answered exactly.
 
         Ties go to the image whose regions score higher, the best one first, then to the one indexed first.
 
@@ -136,6 +140,7 @@ class Engine:
             dedupe: leave out images that copy a better hit (:func:`felga.search.duplicates.without_copies`);
                 still ``k``, still exact.
             same_region: one box, and not the whole image, must show all terms.
+            exact: look at every region, also where an approximate search would do.
 
         Raises:
             BadInputError: the query is empty, lacks words beside an operator or has a weight of 0 or less,
@@ -157,6 +162,7 @@ class Engine:
             explain=explain,
             dedupe=dedupe,
             same_region=same_region,
+            exact=exact,
         )[0]
 
     def search_all(
@@ -172,6 +178,7 @@ class Engine:
         explain: bool = False,
         dedupe: bool = False,
         same_region: bool = False,
+        exact: bool = False,
     ) -> list[list[ImageHit]]:
         """:meth:`search` for several queries at once."""
         if isinstance(queries, str):
@@ -185,7 +192,7 @@ class Engine:
         questions = [parse(query) for query in queries]
         alone = [question.wanted[0] for question in questions if question.alone]
         vectors = term_vectors(asked, alone)
-        found = self._ranked_images(vectors, k, regions, whole, quality, owner, dedupe)
+        found = self._ranked_images(vectors, k, regions, whole, quality, owner, dedupe, exact)
         hits = image_hits(self.index.images, found, self.root, regions)
         answers = Answers(
             self.index, self.root, self._once("image offsets", self.index.images.offsets), self._columns(),
@@ -213,13 +220,14 @@ class Engine:
         quality: bool = False,
         owner: OwnerScore = "soft",
         dedupe: bool = False,
+        exact: bool = False,
     ) -> list[ImageHit]:
         """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it.
 
         Quality does not count unless asked for: an image finds itself, be it an object or not.
         """
         vector = self._image_vector(image, box)
-        found = self._ranked_images(vector, k, regions, whole, quality, owner, dedupe)
+        found = self._ranked_images(vector, k, regions, whole, quality, owner, dedupe, exact)
         return image_hits(self.index.images, found, self.root, regions)[0]
 
     def assign(
@@ -318,6 +326,7 @@ class Engine:
         quality: bool,
         owner: OwnerScore,
         dedupe: bool,
+        exact: bool,
     ) -> list[list[Owner]]:
         _at_least_one(k=k, regions=regions)
         ranked = partial(
@@ -329,6 +338,7 @@ class Engine:
             scorer=MeaningAndQuality() if quality else None,
             rule=image_rule(_known(owner)),
             extras=self._columns(),
+            shortlister=None if exact else self.index.approximate,
         )
         if not dedupe:
             return ranked(k)

@@ -20,7 +20,7 @@ from felga.models.cache import VectorCache
 from felga.models.wordlist import bank_words
 from felga.proposals.inflection import singular
 from felga.search.confidence import Background, Query, confidence, image_scores, sampled
-from felga.search.owners import Owner
+from felga.search.owners import Owner, best_fragments
 from felga.search.scoring import Extras, inner_products
 from felga.store.stored import StoredIndex
 from felga.types import Box, DecodedImage, Encoder, Explanation, Rows, Vectors
@@ -111,8 +111,7 @@ class Queries:
 
     def _keywords(self, region: Vectors) -> list[str]:
         """The keywords of the index that are nearest to a region, each once."""
-        found = self._index.keywords.candidates(region[None], FETCHED).rows[0]
-        found = found[found >= 0]
+        found = best_fragments(self._index.keywords, region, FETCHED)
         owners = np.searchsorted(self._text_offsets, found, side="right") - 1
         positions = sorted(set(owners.tolist()))
         texts = dict(zip(positions, self._index.texts.take(positions, ["keywords", "whole"]), strict=True))

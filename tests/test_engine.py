@@ -50,12 +50,12 @@ def test_a_search_finds_the_object(engine, demo):
 
 
 def test_scores_are_the_cosines_of_the_store(engine, demo):
-    """Against every raw vector, one by one."""
+    """Against every raw vector, one by one, in the precision in which FAISS files hold them."""
     query = engine.encoder.encode_texts(["cat"])[0]
     table = engine.index.images
     wanted = []
     for row in table.read(["image_id", "boxes", "vectors"]).to_pylist():
-        scores = [float(np.dot(np.float64(vector), query)) for vector in row["vectors"]]
+        scores = [float(np.dot(np.float64(np.float16(vector)), query)) for vector in row["vectors"]]
         wanted.append((-max(scores), row["image_id"], row["boxes"][int(np.argmax(scores))]))
     wanted.sort()
     hits = engine.search("cat", k=99, owner="max", quality=False)
@@ -74,7 +74,7 @@ def test_soft_scores_of_images_and_texts_are_those_of_plain_loops(engine, demo):
     query = engine.encoder.encode_texts(["cat"])[0]
     wanted = {}
     for row in engine.index.images.read(["image_id", "whole", "quality", "vectors"]).to_pylist():
-        cosines = [float(np.dot(np.float64(vector), query)) for vector in row["vectors"]]
+        cosines = [float(np.dot(np.float64(np.float16(vector)), query)) for vector in row["vectors"]]
         scores = [cosine + GAMMA * np.log(u) for cosine, u in zip(cosines, row["quality"], strict=True)]
         wanted[row["image_id"]] = (max(scores) + 0.5 * cosines[row["whole"].index(True)]) / 1.5
     hits = engine.search("cat", k=99)
@@ -89,7 +89,7 @@ def test_soft_scores_of_images_and_texts_are_those_of_plain_loops(engine, demo):
     (region,) = engine.encoder.encode_regions([image], [np.array([image.whole], np.float32)])[0]
     scores = {}
     for row in engine.index.texts.read(["text_id", "whole", "vectors"]).to_pylist():
-        cosines = np.float64(row["vectors"]) @ region
+        cosines = np.float64(np.float16(row["vectors"])) @ region
         keywords = [cosine for cosine, whole in zip(cosines, row["whole"], strict=True) if not whole]
         soft = 0.1 * np.log(np.mean([np.exp(cosine / 0.1) for cosine in keywords]))
         scores[row["text_id"]] = (soft + 0.5 * cosines[row["whole"].index(True)]) / 1.5
@@ -151,7 +151,7 @@ def test_a_text_shows_and_by_the_maximum_scores_its_best_keyword_never_itself(en
     for row in engine.index.texts.read(["text_id", "text", "keywords", "whole", "vectors"]).to_pylist():
         assert row["whole"].count(True) == 1
         assert row["keywords"][row["whole"].index(True)] == row["text"]
-        cosines = np.where(row["whole"], -1, np.float64(row["vectors"]) @ region)
+        cosines = np.where(row["whole"], -1, np.float64(np.float16(row["vectors"])) @ region)
         wanted[row["text_id"]] = cosines.max(), row["keywords"][cosines.argmax()]
     for owner in ("max", "soft"):
         for hit in engine.assign(path, k=99, owner=owner):
@@ -182,7 +182,7 @@ def test_without_whole_texts_a_text_scores_its_keywords(tmp_path, toy):
     (region,) = opened.encoder.encode_regions([image], [np.array([image.whole], np.float32)])[0]
     for hit in opened.assign(path):
         words = [word.lower() for word in hit.text.rstrip(".").split()]
-        powers = np.exp(opened.encoder.encode_texts(words).astype(np.float64) @ region / 0.1)
+        powers = np.exp(np.float64(np.float16(opened.encoder.encode_texts(words))) @ region / 0.1)
         assert hit.score == pytest.approx(0.1 * np.log(powers.mean()), abs=1e-5)
     assert not opened.index.texts.whole().any()
 
@@ -261,7 +261,7 @@ def test_verify_compares_rows_and_not_only_hashes(demo_copy):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 4"),
+        (lambda m: {**m, "format_version": 99}, "format version 99, this felga reads 5"),
         (lambda m: {**m, "format_version": 3}, "format version 3, .* index the corpus again"),
         (lambda m: {**m, "format": "other"}, "is not the manifest of a felga index"),
         (lambda m: {k: v for k, v in m.items() if k != "dim"}, "has missing or unknown fields"),

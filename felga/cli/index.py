@@ -41,6 +41,19 @@ Fenet = Annotated[
         "checkpoint file."
     ),
 ]
+SearchIndex = Annotated[
+    str | None,
+    typer.Option(
+        help="flat: exact; auto: approximate from 100,000 regions on; or a FAISS factory such as "
+        "IVF4096,PQ128x4fs. [default: as before; flat for a new index]"
+    ),
+]
+MinRecall = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the ten best images that an approximate search must find. [default: as before; 0.98]"
+    ),
+]
 CommitEvery = Annotated[
     int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
 ]
@@ -66,6 +79,8 @@ def index(
     quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
     fenet: Fenet = "auto",
+    index: SearchIndex = None,
+    min_recall: MinRecall = None,
     device: flags.Device = flags.DEFAULTS.device,
     batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
     commit_every: CommitEvery = flags.DEFAULTS.commit_every,
@@ -89,7 +104,10 @@ def index(
     target = out or Path("indexes", name)
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
     with progress() as show:
-        report = run(source, target, options, fenet=fenet, prune=prune, dry_run=dry_run, progress=show)
+        report = run(
+            source, target, options, fenet=fenet, index=index, min_recall=min_recall, prune=prune,
+            dry_run=dry_run, progress=show,
+        )  # fmt: skip
     if dry_run:
         echo(_plan(report))
         return

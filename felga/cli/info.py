@@ -10,7 +10,7 @@ from felga.cli.locate import find_index
 from felga.cli.output import echo, echo_json
 from felga.errors import BadIndexError
 from felga.files import shown
-from felga.store.manifest import PACKAGED, FenetEntry, read_manifest
+from felga.store.manifest import PACKAGED, ApproximateEntry, FenetEntry, read_manifest
 
 
 def info(index: flags.Index = None, form: flags.InfoForm = "table") -> None:
@@ -34,6 +34,7 @@ def info(index: flags.Index = None, form: flags.InfoForm = "table") -> None:
         "quality": _quality(built.regions),
         "features": f"{built.regions['features']} per region" if built.regions["features"] else "none",
         "fenet": f"{fenet.sha256[:12]}, {manifest.dim} dimensions, {_source(fenet)}" if fenet else "none",
+        "search": _search(manifest.approximate),
         "size": f"{size / 1e6:,.1f} MB in {len(manifest.files)} files",
         "written by": f"felga {manifest.felga}, format {manifest.format_version}",
     }
@@ -53,6 +54,15 @@ def verify(index: flags.Index = None) -> None:
         f"{shown(folder)} is sound: {len(manifest.files)} files, {manifest.images.fragments} regions of "
         f"{manifest.images.owners} images, {manifest.texts.fragments} "
         f"{_of_texts(manifest.contract.keywords)} of {manifest.texts.owners} texts"
+    )
+
+
+def _search(codes: ApproximateEntry | None) -> str:
+    if codes is None:
+        return "exact"
+    return (
+        f"approximate, {codes.factory}: {codes.recall:.3f} of the ten best images of {codes.queries} words "
+        f"(asked for: {codes.min_recall:g})"
     )
 
 

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,11 +27,13 @@ import pyarrow as pa
 from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem, make_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, read_regular, shown, storage_errors, to_json, write_whole
+from felga.indexing.approximation import approximate, check_asked
 from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Known, Plan, check_removals, image_rules, make_plan, text_rules
 from felga.indexing.workers import shared_cores
+from felga.registry import make_encoder
 from felga.store.commit import Fenet, commit, install_fenet, sole_writer
 from felga.store.manifest import (
     FORMAT_VERSION,
@@ -60,6 +63,8 @@ def index(
     options: Options | None = None,
     *,
     fenet: str | Path = "auto",
+    index: str | None = None,
+    min_recall: float | None = None,
     prune: bool = False,
     dry_run: bool = False,
     parts: Parts | None = None,
@@ -71,15 +76,19 @@ def index(
         corpus: a folder of images, or any :class:`felga.corpus.items.Corpus`.
         fenet: ``auto``: an index keeps the FENet that it has, a new one gets the one that comes with felga
             for its encoder, if there is one; ``none``: it gets none; anything else is a checkpoint.
+        index: ``flat``: exact; ``auto``: approximate from 100,000 regions on
+            (:mod:`felga.indexing.approximation`); or a factory of FAISS. None: as before; exact in a new one.
+        min_recall: of the ten best images, the share that codes must find; None: as before, or 0.98.
         prune: go ahead even if most of the index would be removed.
         dry_run: only report what would be done; nothing is written.
         parts: an encoder and proposers that exist already, made with the same ``options``; None: made here.
-        progress: called with ``images`` or ``texts``, how many are done, and of how many.
+        progress: called with ``images``, ``texts`` or ``approximate``, how many are done, and of how many.
 
     Raises:
         BusyError: another process is writing this index.
         BadIndexError: the index was built with other options, or is damaged.
-        BadInputError: the corpus is empty; or most of the index would be removed, and ``prune`` is False.
+        BadInputError: the corpus is empty; most of the index would be removed, and ``prune`` is False; or
+            codes do not reach ``min_recall``: then the index is ready and exact.
         StorageError: the disk is full, or the folder cannot be written; the old index is intact.
     """
     if isinstance(corpus, str | Path):
@@ -103,7 +112,8 @@ def index(
             stack.enter_context(storage_errors(out))
             folder = _make_folder(out)
             stack.enter_context(sole_writer(folder.path))
-            _sync(corpus, listing, folder.path, contract, parts, report, fenet, prune, progress)
+            asked = index, min_recall
+            _sync(corpus, listing, folder.path, contract, parts, report, fenet, asked, prune, progress)
     return report
 
 
@@ -126,18 +136,15 @@ def apply_fenet(out: str | Path, checkpoint: str | Path | None, *, device: str =
         if checkpoint is not None:
             path = Path(checkpoint)
             fenet = install_fenet(folder.path, path, before.contract, device, shown(path.name))
-        return commit(
-            folder.path,
-            before.contract,
-            before.corpus,
-            images,
-            texts,
-            before.errors,
-            fenet,
-            encoder=before.encoder,
-            before=before,
-            broken=broken,
-        )
+        dim = fenet.entry.dim if fenet else int(before.contract.encoder["dim"])
+        asked = check_asked(None, None, before, dim)
+        commit(
+            folder.path, before.contract, before.corpus, images, texts, before.errors, fenet,
+            encoder=before.encoder, before=before, broken=broken,
+        )  # fmt: skip
+        pooling = before.contract.encoder.get("pooling")
+        encoder = partial(make_encoder, before.encoder, device=device, pooling=pooling)
+        return approximate(folder.path, encoder, *asked)
 
 
 def _fenet(
@@ -189,10 +196,13 @@ def _sync(
     parts: Parts,
     report: Report,
     fenet: str | Path,
+    asked: tuple[str | None, float | None],
     prune: bool,
     progress: Progress,
 ) -> None:
     before = _open_contract(folder, contract)
+    installed = _fenet(fenet, folder, contract, before, parts.options.device)
+    asked = check_asked(*asked, before, installed.entry.dim if installed else parts.encoder.dim)
     broken = _broken(folder, before) if before else {}
     dim, trusted = parts.encoder.dim, _trusted(before)
     versions = (before.images.version, before.texts.version) if before else (None, None)
@@ -207,7 +217,6 @@ def _sync(
             _check_written(table, trusted)
         report.images, report.texts = image_plan.counts, text_plan.counts
         errors = _write_errors(folder, images, listing.bad)
-        installed = _fenet(fenet, folder, contract, before, parts.options.device)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
             folder,
@@ -224,6 +233,8 @@ def _sync(
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts
     report.images.fragments, report.texts.fragments = manifest.images.fragments, manifest.texts.fragments
+    with report.timed("approximate"):
+        approximate(folder, lambda: parts.encoder, *asked, progress=progress)
 
 
 def _open_table(path: Path, schema: pa.Schema, version: int | None, trusted: Collection[str]) -> OwnerTable:

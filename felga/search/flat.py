@@ -1,27 +1,40 @@
-"""Exact search by FAISS: flat files, mapped into memory. The only file that knows FAISS."""
+"""Exact search: FAISS files of vectors in half precision, mapped into memory and read once from end to end.
+
+What limits a search is reading the vectors, and half precision halves that. One query is multiplied in half
+precision, too, and summed in single precision; for several, blocks are turned into single precision while
+they lie in the cache.
+"""
 
 from __future__ import annotations
 
+import mmap
 import struct
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import faiss
 import numpy as np
+import torch
+from torch import Tensor
 
 from felga.errors import BadIndexError
 from felga.files import part_of, publish, shown
-from felga.search.scoring import Candidates
-from felga.types import Flags, Vectors
+from felga.types import Rows, Scores, Vectors
 
-_HEADER = struct.Struct("<4siqqqBi")  # type, d, n, two unused numbers, trained, metric
-_COUNT = struct.Struct("<Q")
-_TYPE, _INNER_PRODUCT = b"IxFI", 0
+_HEADER = struct.Struct("<4siqqqBiiifQQQQ")
+"""Type, d, n, two unused numbers, trained, metric; of the quantizer: type, range (two), d, bytes of a vector,
+numbers trained; bytes of all vectors."""
+_TYPE, _INNER_PRODUCT, _HALF = b"IxSQ", 0, faiss.ScalarQuantizer.QT_fp16
+_ROWS = 2048  # turned into single precision at once: 4 MiB of 512 dimensions, which the cache holds
+_ROUNDING = 1e-5  # how far two float32 sums of the same cosine may lie apart, generously
+_HALF_ROUNDING = 2.0**-11  # how far a cosine may lie from the nearest number of half precision
 
 
 def write_piece(blocks: Iterable[Vectors], dim: int, path: Path) -> None:
-    """Write a FAISS ``IndexFlatIP`` (exact inner product) of blocks (n, dim): whole or not at all."""
-    piece = faiss.IndexFlatIP(dim)
+    """Write a FAISS ``IndexScalarQuantizer`` (half precision, inner product) of blocks (n, dim): whole or not
+    at all."""
+    piece = faiss.IndexScalarQuantizer(dim, _HALF, faiss.METRIC_INNER_PRODUCT)
     for vectors in blocks:
         piece.add(np.ascontiguousarray(vectors, np.float32))
     part = part_of(path)
@@ -36,8 +49,8 @@ class FlatSearcher:
         """Map the files.
 
         Raises:
-            BadIndexError: a file is not an ``IndexFlatIP`` of ``dim``, its size is not what its header
-                says, or the files do not hold ``fragments`` rows.
+            BadIndexError: a file is not of half precision and ``dim``, its size is not what its header says,
+                or the files do not hold ``fragments`` rows.
         """
         self.dim = dim
         counts = [_checked(path, dim) for path in paths]
@@ -46,52 +59,72 @@ class FlatSearcher:
             raise BadIndexError(
                 f"the FAISS files hold {len(self)} fragments, the manifest says {fragments}: index again"
             )
-        self._pieces = []
-        for path in paths:
-            try:
-                self._pieces.append(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-            except RuntimeError as error:
-                raise BadIndexError(f"{shown(path)} is not readable by FAISS: index again") from error
+        self._pieces = [_mapped(path, count, dim) for path, count in zip(paths, counts, strict=True)]
+        # Files do not align their numbers, and only bytes may lie anywhere without being copied first.
+        self._bytes = [piece.view(torch.uint8).numpy() for piece in self._pieces]
+        self._local = threading.local()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def candidates(self, queries: Vectors, n: int, allowed: Flags | None = None) -> Candidates:
-        """The ``n`` best fragments of each query (q, dim), exactly."""
-        queries = np.ascontiguousarray(queries, np.float32)
-        all_scores, all_rows = (
-            [np.empty((len(queries), 0), np.float32)],
-            [np.empty((len(queries), 0), np.int64)],
-        )
-        for piece, start in zip(self._pieces, self._starts, strict=False):
-            options = None
-            if allowed is not None:
-                bits = np.packbits(allowed[start : start + piece.ntotal], bitorder="little")
-                options = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-            scores, rows = piece.search(queries, min(n, piece.ntotal), params=options)
-            all_scores.append(np.where(rows < 0, np.float32(-np.inf), scores))
-            all_rows.append(np.where(rows < 0, -1, rows + start))
-        scores, rows = np.concatenate(all_scores, 1), np.concatenate(all_rows, 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-        complete = n >= (len(self) if allowed is None else int(allowed.sum()))
-        bound = np.full(len(queries), -np.inf, np.float32) if complete else scores[:, -1].copy()
-        return Candidates(scores, rows, bound)
+    def products(self, queries: Vectors, start: int, stop: int) -> Scores:
+        """(stop - start, q) of the fragments ``start:stop`` with queries (q, dim), up to :meth:`error`."""
+        found = np.empty((stop - start, len(queries)), np.float32)
+        into, columns = torch.from_numpy(found), torch.from_numpy(np.ascontiguousarray(queries.T))
+        if len(queries) == 1:
+            half = columns[:, 0].half()
+            for at, rows in self._parts(start, stop, len(self)):
+                into[at : at + len(rows), 0] = torch.mv(rows, half)
+        else:
+            for at, rows in self._parts(start, stop, _ROWS):
+                torch.mm(self._buffer(len(rows)).copy_(rows), columns, out=into[at : at + len(rows)])
+        return found
+
+    def error(self, queries: Vectors) -> float:
+        """By the lengths of vectors and of what is cut off the query (Cauchy and Schwarz)."""
+        if len(queries) > 1:
+            return _ROUNDING
+        lost = float(np.linalg.norm(queries - queries.astype(np.float16)))
+        return lost * (1 + _HALF_ROUNDING) + _HALF_ROUNDING + _ROUNDING
 
     def vectors(self, start: int, stop: int) -> Vectors:
-        """Rows ``start:stop``, (stop - start, dim) float32."""
-        parts = []
+        """The fragments ``start:stop``, (stop - start, dim) float32."""
+        found = np.empty((max(stop - start, 0), self.dim), np.float32)
+        into = torch.from_numpy(found)
+        for at, rows in self._parts(start, stop, _ROWS):
+            into[at : at + len(rows)] = rows
+        return found
+
+    def take(self, rows: Rows) -> Vectors:
+        """Some fragments, (n, dim) float32."""
+        found = np.empty((len(rows), 2 * self.dim), np.uint8)
+        of = np.searchsorted(self._starts, rows, side="right") - 1
+        for piece in np.unique(of).tolist():
+            places = np.flatnonzero(of == piece)
+            found[places] = self._bytes[piece][rows[places] - self._starts[piece]]
+        vectors: Vectors = torch.from_numpy(found.view(np.float16)).float().numpy()
+        return vectors
+
+    def _parts(self, start: int, stop: int, most: int) -> Iterator[tuple[int, Tensor]]:
+        """``start:stop`` in parts of at most so many rows: where each begins, and the rows."""
         first = max(0, int(np.searchsorted(self._starts, start, side="right")) - 1)
-        for piece, begin in zip(self._pieces[first:], self._starts[first:], strict=False):
-            low, high = max(start - begin, 0), min(stop - begin, piece.ntotal)
-            if low >= high:
-                break
-            parts.append(piece.reconstruct_n(int(low), int(high - low)))
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+        for piece, begin in zip(self._pieces[first:], self._starts[first:].tolist(), strict=False):
+            low, high = max(start - begin, 0), min(stop - begin, len(piece))
+            for row in range(low, high, most):
+                yield row + begin - start, piece[row : min(row + most, high)]
+            if begin + len(piece) >= stop:
+                return
+
+    def _buffer(self, rows: int) -> Tensor:
+        """(rows, dim) of this thread."""
+        if not hasattr(self._local, "buffer"):
+            self._local.buffer = torch.empty(_ROWS, self.dim)
+        buffer: Tensor = self._local.buffer[:rows]
+        return buffer
 
 
 def _checked(path: Path, dim: int) -> int:
-    """Number of vectors in a file, after comparing its header with its size: nothing is allocated before.
+    """Number of vectors in a file, after comparing its header with its size: nothing is read before.
 
     Raises:
         BadIndexError: it is missing, of another type, or of another size.
@@ -99,17 +132,28 @@ def _checked(path: Path, dim: int) -> int:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(_HEADER.size + _COUNT.size)
+            head = file.read(_HEADER.size)
     except OSError as error:
         raise BadIndexError(f"{shown(path)} cannot be read ({error.strerror}): index again") from error
-    if len(head) < _HEADER.size + _COUNT.size:
+    if len(head) < _HEADER.size:
         raise BadIndexError(f"{shown(path)} is too short for a FAISS file: index again")
-    kind, d, count, _, _, _, metric = _HEADER.unpack_from(head)
-    (codes,) = _COUNT.unpack_from(head, _HEADER.size)
-    if kind != _TYPE or metric != _INNER_PRODUCT:
-        raise BadIndexError(f"{shown(path)} is not a FAISS IndexFlatIP (exact inner product): index again")
+    kind, d, count, _, _, _, metric, quantizer, _, _, width, code, trained, codes = _HEADER.unpack(head)
+    if (kind, metric, quantizer) != (_TYPE, _INNER_PRODUCT, _HALF):
+        raise BadIndexError(
+            f"{shown(path)} is not a FAISS IndexScalarQuantizer of half precision for inner products: "
+            "index again"
+        )
     if d != dim:
         raise BadIndexError(f"{shown(path)} holds vectors of {d} dimensions, expected {dim}: index again")
-    if codes not in (count * d * 4, count * d) or size != len(head) + count * d * 4:  # in bytes or floats
+    sizes = width, code, trained, codes, size
+    if count < 1 or sizes != (d, 2 * d, 0, 2 * d * count, len(head) + 2 * d * count):
         raise BadIndexError(f"{shown(path)} has {size} bytes, which its header contradicts: index again")
     return int(count)
+
+
+def _mapped(path: Path, count: int, dim: int) -> Tensor:
+    """(count, dim) float16 of a file."""
+    with path.open("rb") as file:
+        # torch wants memory that can be written; pages that nobody writes are shared all the same
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(data, dtype=torch.float16, offset=_HEADER.size).view(count, dim)

@@ -5,22 +5,24 @@ The answer is exact (FELGA, 4.3): the top images, not the images of the top regi
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from felga.search.rules import BestFragment, OwnerRule
-from felga.search.scoring import Candidates, Extras, InnerProduct, Scorer, Searcher, inner_products
+from felga.search.scoring import Extras, InnerProduct, Scorer, Searcher, inner_products
 from felga.search.segments import ranges
+from felga.search.threads import for_each
 from felga.types import Flags, Rows, Scores, Vectors
 
-ROUNDING = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
-FETCHED, FETCHED_LEAST = 16, 128  # fragments per wanted owner, and at least
-BLOCK = 16_384  # fragments scored at once where all are
+SLACK = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
+BLOCK, PRODUCTS = 16_384, 262_144  # fragments of a block, and products of it with all queries, at most
+PART = 64  # owners that are looked at together for the best ones
+TOGETHER = 64  # queries that one pass answers: (64, owners) scores are kept
+GATHERED = 4  # a block of which less than one owner in so many may be a hit is not read as a whole
 Concepts: TypeAlias = Callable[[Sequence[int]], Sequence[Sequence[Hashable]]]
 """Owners to the concept of each of their fragments. Among ties, those of one concept count once, those of the
 concept None do not."""
@@ -48,6 +50,19 @@ class Owner:
         return int(self.scores.argmax())
 
 
+class Shortlister(Protocol):
+    """Finds nearly all fragments that matter to a query, without looking at each."""
+
+    @property
+    def rest(self) -> Sequence[tuple[int, int]]:
+        """Ranges of fragments that it does not know; no owner lies across a boundary."""
+        ...
+
+    def shortlist(self, queries: Vectors, k: int) -> Sequence[Rows]:
+        """For each query (q, dim), fragments that the ``k`` best owners are likely to have."""
+        ...
+
+
 def best_owners(
     searcher: Searcher,
     offsets: Rows,
@@ -55,23 +70,28 @@ def best_owners(
     k: int,
     allowed: Flags | None = None,
     *,
+    among: Flags | None = None,
     scorer: Scorer | None = None,
     rule: OwnerRule | None = None,
     extras: Extras | None = None,
     concepts: Concepts | None = None,
+    shortlister: Shortlister | None = None,
 ) -> list[list[Owner]]:
-    """The ``k`` best owners of each query, best first. Exact.
+    """The ``k`` best owners of each query, best first.
 
     Owners with the same score are ordered by their best fragment, then by the second-best, and so on (an
     owner that has one more comes first), and at last by position.
 
-    Candidates are fetched, and their owners scored in the order of what they can reach at most, until the
-    rest cannot. If a fragment beyond the candidates can still reach the ``k``-th owner, all are read once.
+    Exact, unless there is a ``shortlister``: all fragments are read once, in the order in which they lie, and
+    the owners that rounding may have kept from the ``k`` best are scored again one by one. With a
+    shortlister, the owners that it names are scored alike; whichever it overlooks is missing. It is not asked
+    where ``among`` says which owners count.
 
     Args:
         offsets: (owners + 1,) int64, owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``.
         queries: (q, dim) float32 unit vectors.
         allowed: (fragments,) bool, the fragments that count; None: all.
+        among: (owners,) bool, the owners that may be hits; None: all.
         scorer: of fragments; None: the inner product.
         rule: of owners; None: the best fragment.
         extras: columns for the scorer and the rule, (fragments, ...) each.
@@ -81,20 +101,40 @@ def best_owners(
         BadInputError: a fragment's score is NaN.
     """
     search = _Search(
-        searcher, offsets, allowed, scorer or InnerProduct(), rule or BestFragment(), extras or {}
+        searcher, offsets, allowed, among, scorer or InnerProduct(), rule or BestFragment(), extras or {}
     )
-    total = len(searcher) if allowed is None else int(allowed.sum())
-    if not (len(queries) and total and k > 0):
+    if not (len(queries) and len(searcher) and k > 0):
         return [[] for _ in queries]
-    fetch = min(max(FETCHED * k, FETCHED_LEAST), total)
-    found = searcher.candidates(queries, fetch, allowed)
-    ranked: list[list[Owner]] = []
-    for at, query in enumerate(queries):
-        owners, sure = search.contenders(found, at, query, k)
-        if not sure and fetch < total:
-            owners = [search.owner(position, query) for position in search.scan(query, k)]
-        ranked.append(_ordered(owners, concepts)[:k])
+    if shortlister is None or among is not None:
+        parts: Sequence[tuple[int, int]] = [(0, len(searcher))]
+        listed: Sequence[Rows] = [np.empty(0, np.int64)] * len(queries)
+    else:
+        parts, listed = shortlister.rest, shortlister.shortlist(queries, k)
+    found: list[Rows] = []
+    for at in range(0, len(queries), TOGETHER):
+        found += search.scan(queries[at : at + TOGETHER], k, parts)
+    ranked: list[list[Owner]] = [[] for _ in queries]
+
+    def rank(at: int) -> None:
+        owners = search.owners(found[at], queries[at]) + search.contenders(listed[at], queries[at], k)
+        ranked[at] = _ordered(owners, concepts)[:k]
+
+    for_each(rank, range(len(queries)))
     return ranked
+
+
+def best_fragments(searcher: Searcher, query: Vectors, n: int) -> Rows:
+    """The ``n`` fragments with the largest inner product with a query (dim,), best first; up to rounding."""
+    products = np.empty(len(searcher), np.float32)
+
+    def fill(start: int) -> None:
+        stop = min(start + BLOCK, len(products))
+        products[start:stop] = searcher.products(query[None], start, stop)[:, 0]
+
+    for_each(fill, range(0, len(products), BLOCK))
+    rows = np.argpartition(-products, n - 1)[:n] if n < len(products) else np.arange(len(products))
+    best: Rows = rows[np.argsort(-products[rows], kind="stable")]
+    return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,62 +144,131 @@ class _Search:
     searcher: Searcher
     offsets: Rows
     allowed: Flags | None
+    among: Flags | None
     scorer: Scorer
     rule: OwnerRule
     extras: Extras
 
-    def contenders(self, found: Candidates, at: int, query: Vectors, k: int) -> tuple[list[Owner], bool]:
-        """The owners of candidates that may be among the best ``k``; and whether no other owner can be."""
-        listed = found.rows[at] >= 0
-        owners = np.searchsorted(self.offsets, found.rows[at][listed], side="right") - 1
-        distinct, first = np.unique(
-            owners, return_index=True
-        )  # candidates fall: an owner's first is its best
-        highest = self._reach(found.scores[at][listed][first])
-        kept: list[Owner] = []
-        best: list[float] = []  # a heap of the k best scores so far
-        for place in np.argsort(-highest, kind="stable"):
-            if len(best) == k and highest[place] < best[0]:
-                break
-            owner = self.owner(int(distinct[place]), query)
-            kept.append(owner)
-            heapq.heappush(best, owner.score)
-            if len(best) > k:
-                heapq.heappop(best)
-        beyond = float(self._reach(found.bound[at : at + 1])[0])
-        return kept, len(best) == k and beyond < best[0]
+    def scan(self, queries: Vectors, k: int, parts: Sequence[tuple[int, int]]) -> list[Rows]:
+        """The owners in parts of all fragments that may be among the best ``k`` of each query.
 
-    def scan(self, query: Vectors, k: int) -> list[int]:
-        """All owners that may be among the best ``k``: those that can score more than ``k`` owners must."""
-        low, high = [], []
-        for start, stop in ranges(0, len(self.offsets) - 1, self.offsets, BLOCK):
-            products = self.searcher.vectors(*self.offsets[[start, stop]].tolist()) @ query
-            low.append(self._owner_scores(products - ROUNDING, start, stop)[1])
-            high.append(self._owner_scores(products + ROUNDING, start, stop)[1])
-        lowest, highest = np.concatenate(low), np.concatenate(high)
-        least = -np.partition(-lowest, k - 1)[k - 1] if k < len(lowest) else -np.inf
-        return np.flatnonzero((highest >= least) & (highest > -np.inf)).tolist()
+        An owner's score is known as well as products are, since neither scorer nor rule lets it rise by more
+        than a product does.
+        """
+        if not parts:
+            return [np.empty(0, np.int64)] * len(queries)
+        scores = np.full((len(queries), len(self.offsets) - 1), -np.inf, np.float32)
+        most = max(1, min(BLOCK, PRODUCTS // len(queries)))
 
-    def owner(self, position: int, query: Vectors) -> Owner:
-        """An owner, scored."""
-        start, stop = self.offsets[[position, position + 1]].tolist()
-        products = inner_products(query, self.searcher.vectors(start, stop))
-        scores, (score,) = self._owner_scores(products, position, position + 1)
-        return Owner(position, float(score), scores, products)
+        def score(block: tuple[int, int]) -> None:
+            start, stop = block
+            scores[:, start:stop] = self._block(queries, start, stop).T
 
-    def _reach(self, products: Scores) -> Scores:
-        """The most that owners can score whose fragments have at most these inner products."""
-        return self.rule.bound(self.scorer.bound(products + ROUNDING), products + ROUNDING)
+        for_each(score, self._blocks(parts, most))
+        found, error = [], np.float32(self.searcher.error(queries))
+        for own in scores:
+            found.append(np.flatnonzero((own >= _kth(own, k) - 2 * error) & (own > -np.inf)))
+        return found
 
-    def _owner_scores(self, products: Scores, start: int, stop: int) -> tuple[Scores, Scores]:
-        """The scores of all fragments of the owners ``start:stop``, and those of the owners."""
-        rows = slice(*self.offsets[[start, stop]].tolist())
-        columns = {name: column[rows] for name, column in self.extras.items()}
-        scores = self.scorer.score(products, columns)
+    def contenders(self, rows: Rows, query: Vectors, k: int) -> list[Owner]:
+        """The owners of some fragments that may be among the best ``k`` of these owners.
+
+        They are scored in the order of what they can reach by these fragments, until the rest cannot.
+        """
         if self.allowed is not None:
-            scores = np.where(self.allowed[rows], scores, np.float32(-np.inf))
-        offsets = self.offsets[start : stop + 1] - self.offsets[start]
+            rows = rows[self.allowed[rows]]
+        rows = np.sort(rows)  # they are read in the order in which they lie
+        products = self.searcher.take(rows) @ query
+        positions, first = np.unique(np.searchsorted(self.offsets, rows, side="right") - 1, return_index=True)
+        if not len(positions):
+            return []
+        highest = np.maximum.reduceat(products, first) + SLACK
+        highest = self.rule.bound(self.scorer.bound(highest), highest)
+        order = np.argsort(-highest, kind="stable")
+        kept: list[Owner] = []
+        best = np.empty(0)
+        for start in range(0, len(order), 4 * k):
+            if len(best) == k and highest[order[start]] < best[0]:
+                break
+            kept += self.owners(positions[order[start : start + 4 * k]], query)
+            best = np.sort([owner.score for owner in kept])[-k:]
+        return kept
+
+    def owners(self, positions: Rows, query: Vectors) -> list[Owner]:
+        """Some owners, scored one by one: equal ones alike to the bit."""
+        found: list[Owner] = []
+        local = _local(self.offsets, positions)
+        for start, stop in ranges(0, len(positions), local, BLOCK):
+            chosen, own = positions[start:stop], local[start : stop + 1] - local[start]
+            rows = _rows_of(self.offsets, chosen)
+            products = inner_products(query, self.searcher.take(rows))
+            scores, best = self._scored(products, rows, own)
+            for at, position in enumerate(chosen.tolist()):
+                part = slice(own[at], own[at + 1])
+                found.append(Owner(position, float(best[at]), scores[part], products[part]))
+        return found
+
+    def _blocks(self, parts: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+        """Ranges of owners of at most ``most`` fragments that hold one that may be a hit."""
+        for part in parts:
+            start, stop = np.searchsorted(self.offsets, part).tolist()
+            for block in ranges(start, stop, self.offsets, most):
+                if self.among is None or self.among[slice(*block)].any():
+                    yield block
+
+    def _block(self, queries: Vectors, start: int, stop: int) -> Scores:
+        """What the owners ``start:stop`` score, (m, q); ``-inf`` for those that may not be hits."""
+        chosen = None if self.among is None else start + np.flatnonzero(self.among[start:stop])
+        if chosen is not None and GATHERED * len(chosen) < stop - start:
+            rows = _rows_of(self.offsets, chosen)
+            own = _local(self.offsets, chosen)
+            scores = np.full((stop - start, len(queries)), -np.inf, np.float32)
+            scores[chosen - start] = self._scored(self.searcher.take(rows) @ queries.T, rows, own)[1]
+            return scores
+        first, last = self.offsets[[start, stop]].tolist()
+        own = self.offsets[start : stop + 1] - first
+        products = self.searcher.products(queries, first, last)
+        if len(queries) == 1:  # plain arrays are faster
+            scores = self._scored(products[:, 0], slice(first, last), own)[1][:, None]
+        else:
+            scores = self._scored(products, slice(first, last), own)[1]
+        if self.among is not None:
+            scores[~self.among[start:stop]] = -np.inf
+        return scores
+
+    def _scored(self, products: Scores, rows: Rows | slice, offsets: Rows) -> tuple[Scores, Scores]:
+        """What fragments score, of products (n,) or (n, q), and what their owners do, (m,) or (m, q)."""
+        columns = {name: column[rows] for name, column in self.extras.items()}
+        scores = self.scorer.score(products.T, columns).T
+        if self.allowed is not None:
+            scores = scores.copy() if scores is products else scores
+            scores[~self.allowed[rows]] = -np.inf
         return scores, self.rule.score(scores, products, offsets, columns)
+
+
+def _kth(scores: Scores, k: int) -> np.float32:
+    """The ``k``-th best score, ``-inf`` if there are no more."""
+    if k >= len(scores):
+        return np.float32(-np.inf)
+    if (parts := -(-len(scores) // PART)) > k:  # the k-th best is no worse than the k-th best of best ones
+        tops = np.maximum.reduceat(scores, np.arange(0, len(scores), PART))
+        scores = scores[scores >= np.partition(tops, parts - k)[parts - k]]
+    kth: np.float32 = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return kth
+
+
+def _local(offsets: Rows, positions: Rows) -> Rows:
+    """(n + 1,) offsets of some owners, were there no others."""
+    found = np.zeros(len(positions) + 1, np.int64)
+    np.cumsum(offsets[positions + 1] - offsets[positions], out=found[1:])
+    return found
+
+
+def _rows_of(offsets: Rows, positions: Rows) -> Rows:
+    """The fragments of some owners, side by side."""
+    local = _local(offsets, positions)
+    rows: Rows = np.arange(local[-1]) + np.repeat(offsets[positions] - local[:-1], np.diff(local))
+    return rows
 
 
 def _ordered(owners: Sequence[Owner], concepts: Concepts | None) -> list[Owner]:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from felga.search.scoring import Extras
-from felga.search.segments import check_scores, segment_max
+from felga.search.segments import check_scores, segment_best
 from felga.types import Rows, Scores
 
 OwnerScore: TypeAlias = Literal["soft", "max"]
@@ -23,14 +23,17 @@ for texts it was chosen on held-out captions of train2017 (bench/assignment_scor
 
 
 class OwnerRule(Protocol):
-    """The score of owners; it never falls where a fragment's score and product rise."""
+    """The score of owners.
+
+    Where fragments' scores and products rise, it does not fall, and rises by no more than the most of them.
+    """
 
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
-        """Scores (m,) float32 of m owners; ``-inf`` without a fragment that counts.
+        """Scores (m,) float32 of m owners, ``-inf`` without a fragment that counts; or (m, q) for q queries.
 
         Args:
-            scores: (n,) float32, of their fragments; ``-inf`` for one that does not count.
-            products: (n,) float32, their inner products with the query.
+            scores: (n,) or (n, q) float32, of their fragments; ``-inf`` for one that does not count.
+            products: the same of their inner products with the query.
             offsets: (m + 1,) int64, owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``.
             extras: each (n, ...).
 
@@ -50,7 +53,7 @@ class BestFragment:
 
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
         """As of :class:`OwnerRule`."""
-        return segment_max(scores, offsets)[0]
+        return segment_best(scores, offsets)
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """The scores themselves."""
@@ -65,14 +68,16 @@ class SoftMean:
 
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
         """As of :class:`OwnerRule`; summed in float64, so that the order of fragments is lost in rounding."""
-        best = segment_max(scores, offsets)[0]
-        counted = scores > -np.inf
-        own = np.repeat(np.arange(len(best)), np.diff(offsets))[counted]
-        raised = np.exp((scores[counted] - best[own]).astype(np.float64) / self.t)
-        numbers = np.bincount(own, minlength=len(best))
-        filled = numbers > 0
-        mean = np.bincount(own, raised, len(best))[filled] / numbers[filled]  # in (0, 1]
-        best[filled] += (self.t * np.log(mean)).astype(np.float32)
+        best = segment_best(scores, offsets)
+        counts = np.diff(offsets)
+        filled = counts > 0
+        if filled.any():
+            highest = np.where(best == -np.inf, np.float32(0), best)  # of an owner that nothing counts of
+            raised = np.exp((scores - np.repeat(highest, counts, axis=0)).astype(np.float64) / self.t)
+            starts = offsets[:-1][filled]
+            numbers = np.add.reduceat(scores > -np.inf, starts, dtype=np.int64)
+            mean = np.add.reduceat(raised, starts) / np.maximum(numbers, 1)
+            best[filled] += (self.t * np.log(np.where(numbers, mean, 1.0))).astype(np.float32)
         return best
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
@@ -91,10 +96,9 @@ class BestAndWhole:
 
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
         """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool, true for one of an owner at most."""
-        best = segment_max(scores, offsets)[0]
-        rows, own = _wholes(scores, offsets, extras)
-        best[own] = (best[own].astype(np.float64) + self.w * products[rows]) / (1 + self.w)
-        return best
+        best = segment_best(scores, offsets)
+        rows, own = _wholes(offsets, extras)
+        return _with_whole(best, own, scores[rows], products[rows], self.w)
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """That of an image with a whole or of one without, whichever is higher."""
@@ -114,24 +118,30 @@ class SoftAndWhole:
 
     def score(self, scores: Scores, products: Scores, offsets: Rows, extras: Extras) -> Scores:
         """As of :class:`OwnerRule`; ``extras["whole"]`` is (n,) bool, true for one of an owner at most."""
-        check_scores(scores)
-        keywords = np.where(extras["whole"], np.float32(-np.inf), scores)
+        is_whole = extras["whole"].reshape(-1, *[1] * (scores.ndim - 1))
+        keywords = np.where(is_whole, np.float32(-np.inf), scores)
         soft = SoftMean(self.t).score(keywords, products, offsets, extras)
-        rows, own = _wholes(scores, offsets, extras)
-        alone = soft[own] == -np.inf
-        soft[own[alone]] = scores[rows[alone]]
-        soft[own] = (soft[own].astype(np.float64) + self.w * products[rows]) / (1 + self.w)
-        return soft
+        rows, own = _wholes(offsets, extras)
+        soft[own] = np.where(soft[own] == -np.inf, scores[rows], soft[own])
+        return _with_whole(soft, own, scores[rows], products[rows], self.w)
 
     def bound(self, scores: Scores, products: Scores) -> Scores:
         """As of :class:`BestAndWhole`: no mean is above its maximum."""
         return BestAndWhole(self.w).bound(scores, products)
 
 
-def _wholes(scores: Scores, offsets: Rows, extras: Extras) -> tuple[Rows, Rows]:
-    """The fragments that are wholes and count, and their owners."""
-    rows = np.flatnonzero(extras["whole"] & (scores > -np.inf))
+def _wholes(offsets: Rows, extras: Extras) -> tuple[Rows, Rows]:
+    """The fragments that are wholes, and their owners."""
+    rows = np.flatnonzero(extras["whole"])
     return rows, np.searchsorted(offsets, rows, side="right") - 1
+
+
+def _with_whole(owners: Scores, own: Rows, scores: Scores, products: Scores, w: float) -> Scores:
+    """``(score + w * cos) / (1 + w)`` of the owners ``own``, if the whole counts: if it has a score."""
+    check_scores(scores)
+    both = (owners[own].astype(np.float64) + w * products) / (1 + w)
+    owners[own] = np.where(scores > -np.inf, both, owners[own])
+    return owners
 
 
 def image_rule(owner: OwnerScore) -> BestAndWhole | BestFragment:

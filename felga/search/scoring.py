@@ -1,14 +1,14 @@
-"""What a search is made of: a :class:`Searcher` that finds candidates, a :class:`Scorer` that scores them."""
+"""What a search is made of: a :class:`Searcher` that holds fragments, a :class:`Scorer` that scores them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from felga.types import Flags, Rows, Scores, Vectors
+from felga.types import Rows, Scores, Vectors
 
 GAMMA = 0.1
 """Weight of ln(quality) in the score of a region; chosen on train2017 (bench/quality_weight.py)."""
@@ -16,23 +16,8 @@ Extras: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """Columns with one value per fragment: ``quality``, ``whole``."""
 
 
-class Candidates(NamedTuple):
-    """The fragments that a searcher found for q queries.
-
-    Attributes:
-        scores: (q, n) float32, inner products, best first; ``-inf`` where there are no more.
-        rows: (q, n) int64, fragments; ``-1`` where there are no more.
-        bound: (q,) float32, an upper bound on the inner product of every fragment that is not listed;
-            ``-inf`` if all are.
-    """
-
-    scores: Scores
-    rows: Rows
-    bound: Scores
-
-
 class Searcher(Protocol):
-    """The fragments of one modality, searchable by inner product."""
+    """The fragments of one modality, to be searched by inner product."""
 
     @property
     def dim(self) -> int:
@@ -43,17 +28,31 @@ class Searcher(Protocol):
         """Number of fragments."""
         ...
 
-    def candidates(self, queries: Vectors, n: int, allowed: Flags | None = None) -> Candidates:
-        """The ``n`` best fragments of each query (q, dim), among the ``allowed`` (fragments,), if given."""
+    def products(self, queries: Vectors, start: int, stop: int) -> Scores:
+        """(stop - start, q) float32, inner products of the fragments ``start:stop`` with queries (q, dim).
+
+        Fast, and up to :meth:`error`. May be called from several threads.
+        """
+        ...
+
+    def error(self, queries: Vectors) -> float:
+        """How far :meth:`products` with these queries may lie from :func:`inner_products`, at most."""
         ...
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """The fragments ``start:stop``: (stop - start, dim) float32."""
         ...
 
+    def take(self, rows: Rows) -> Vectors:
+        """Some fragments: (n, dim) float32, as in :meth:`vectors`."""
+        ...
+
 
 class Scorer(Protocol):
-    """What a fragment scores for a query: the one definition behind every ranking."""
+    """What a fragment scores for a query: the one definition behind every ranking.
+
+    Where a product rises, the score does not fall, and rises by no more.
+    """
 
     def score(self, products: Scores, extras: Extras) -> Scores:
         """Scores of n fragments, (..., n) float32.
@@ -98,7 +97,7 @@ class MeaningAndQuality:
     def score(self, products: Scores, extras: Extras) -> Scores:
         """As of :class:`Scorer`; ``extras["quality"]`` is (n,) float32."""
         penalty = np.float32(self.gamma) * np.log(extras["quality"], dtype=np.float32)
-        return products + np.nan_to_num(penalty, nan=0.0)
+        return products + np.fmin(penalty, np.float32(0))  # NaN is the larger one
 
     def bound(self, products: Scores) -> Scores:
         """The products themselves: ln(u) is at most 0."""

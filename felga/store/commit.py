@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,6 +21,7 @@ from felga.errors import BadInputError, BusyError, FelgaError
 from felga.files import sha256_file, shown, write_whole
 from felga.store.manifest import (
     NAME,
+    ApproximateEntry,
     Contract,
     CorpusEntry,
     Errors,
@@ -114,6 +115,8 @@ def commit(
 ) -> Manifest:
     """Make the tables the state of the index; nothing is written where nothing changed.
 
+    The approximate search of before goes on being used if it knows a file of the new state.
+
     Args:
         encoder: the name under which it was made.
         before: the manifest to be replaced.
@@ -135,6 +138,10 @@ def commit(
         )
         tables[name] = old if old and unchanged else _table_entry(folder, stem, table, fenet, dim, known)
         files += [*table.files(), *(folder / piece for piece in tables[name].pieces)]
+    codes = before.approximate if before is not None else None
+    if codes is not None and (codes.file not in known or not {*codes.pieces} & {*tables["images"].pieces}):
+        codes = None
+    files += [folder / codes.file] if codes else []
     manifest = Manifest(
         contract=contract,
         encoder=encoder,
@@ -143,6 +150,7 @@ def commit(
         dim=dim,
         images=tables["images"],
         texts=tables["texts"],
+        approximate=codes,
         files=file_entries(folder, files, known),
         errors=errors,
         felga=__version__,
@@ -151,6 +159,27 @@ def commit(
         if before is not None:
             _retire(folder)
         manifest.write(folder)
+    _clean(folder, manifest, images, texts)
+    return manifest
+
+
+def commit_approximate(
+    folder: Path, before: Manifest, entry: ApproximateEntry | None, images: OwnerTable, texts: OwnerTable
+) -> Manifest:
+    """Make an approximate search, whose file is written already, part of the index; None: it has none.
+
+    Args:
+        images, texts: the tables of ``before``.
+    """
+    if entry == before.approximate:
+        return before
+    old = before.approximate.file if before.approximate else None
+    files = {name: of for name, of in before.files.items() if name != old}
+    if entry is not None:
+        files |= file_entries(folder, [folder / entry.file], {})
+    manifest = replace(before, approximate=entry, files=dict(sorted(files.items())))
+    _retire(folder)
+    manifest.write(folder)
     _clean(folder, manifest, images, texts)
     return manifest
 
@@ -194,7 +223,13 @@ def _clean(folder: Path, manifest: Manifest, images: OwnerTable, texts: OwnerTab
     with suppress(OSError):
         (folder / RETIRED).rmdir()  # if empty
     needed = {name for state in states for name in state.files}
-    for pattern in ("regions-*.faiss", "keywords-*.faiss", "fenet-*.safetensors", "*.part"):
+    for pattern in (
+        "regions-*.faiss",
+        "keywords-*.faiss",
+        "approximate-*.faiss",
+        "fenet-*.safetensors",
+        "*.part",
+    ):
         for path in folder.glob(pattern):
             if path.name not in needed:
                 path.unlink()

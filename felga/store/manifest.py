@@ -21,12 +21,12 @@ from typing import Any
 from felga.errors import BadIndexError, NotFoundError
 from felga.files import read_regular, to_json, write_whole
 
-FORMAT, FORMAT_VERSION = "felga-index", 4
+FORMAT, FORMAT_VERSION = "felga-index", 5
 NAME = "manifest.json"
 PACKAGED = "packaged"  # the source of a FENet that comes with felga
 LARGEST = 2**30  # bytes; a manifest grows by some 200 bytes per file of the index
 _FILE = re.compile(
-    r"(images|texts)\.lance/[\w.-]+(/[\w.-]+)*|(regions|keywords)-[0-9a-f]+\.faiss|fenet-[0-9a-f]+\.safetensors"
+    r"(images|texts)\.lance/[\w.-]+(/[\w.-]+)*|(regions|keywords|approximate)-[0-9a-f]+\.faiss|fenet-[0-9a-f]+\.safetensors"
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -100,6 +100,33 @@ class FenetEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ApproximateEntry:
+    """The approximate search of the regions.
+
+    Attributes:
+        file: its codes (:mod:`felga.search.approximate`).
+        asked: ``auto``, or a factory.
+        factory: of FAISS, that they were made by.
+        pieces, counts: the FAISS files that they were made of, which may since have been replaced, and the
+            fragments in each.
+        effort, fetch: :class:`felga.search.approximate.Depth`.
+        min_recall: the recall that was asked for.
+        recall: share of the ten best images of ``queries`` words that it found when it was made.
+    """
+
+    file: str
+    asked: str
+    factory: str
+    pieces: tuple[str, ...]
+    counts: tuple[int, ...]
+    effort: int
+    fetch: int
+    min_recall: float
+    recall: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """Size in bytes and sha256 of a file."""
 
@@ -121,6 +148,7 @@ class Manifest:
 
     Attributes:
         dim: of the vectors in the FAISS files: the encoder's, or the FENet's.
+        approximate: None: regions are searched exactly.
         files: path inside the index -> size and sha256.
         felga: version that wrote it.
         encoder: the name under which the encoder was made, and can be again; it may contain the path of its
@@ -134,6 +162,7 @@ class Manifest:
     dim: int
     images: TableEntry
     texts: TableEntry
+    approximate: ApproximateEntry | None
     files: Mapping[str, FileEntry]
     errors: Errors
     felga: str
@@ -216,6 +245,8 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
         return value if inner is Any else {key: _parsed(inner, one, where) for key, one in value.items()}
     if kind is int and type(value) is int and 0 <= value < 2**63:
         return value
+    if kind is float and type(value) in (int, float) and 0 <= value <= 1:  # all of them are shares
+        return float(value)
     if kind is str and isinstance(value, str):
         return value
     raise ValueError(f"{where} has the wrong type or is out of range")
@@ -264,6 +295,14 @@ def _check(manifest: Manifest) -> None:
             raise ValueError("a FAISS file is not among the files")
         if not any(name.startswith(lance) for name in manifest.files):
             raise ValueError(f"no file of {lance} is listed")
+    if (codes := manifest.approximate) is not None and (
+        not codes.file.startswith("approximate-")
+        or codes.file not in manifest.files
+        or len(codes.pieces) != len(codes.counts)
+        or not sum(codes.counts)
+        or not codes.fetch
+    ):
+        raise ValueError("the approximate search is not among the files, or of no fragments")
     if manifest.fenet is not None and (
         manifest.fenet.file not in manifest.files
         or manifest.files[manifest.fenet.file].sha256 != manifest.fenet.sha256

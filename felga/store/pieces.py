@@ -20,7 +20,7 @@ from felga.store.owner_table import OwnerTable
 from felga.types import RegionFeatures, Rows, Vectors
 
 EVERY = 4096  # owners in a piece, on average
-FULL = 262_144  # fragments in a piece, at most; with 512 dimensions, 512 MiB: the memory that writing takes
+FULL = 262_144  # fragments in a piece, at most; with 512 dimensions, 256 MiB: the memory that writing takes
 BLOCK = 16_384  # fragments embedded at once, at most; with 1,280 features, 40 MiB
 Embed: TypeAlias = Callable[[Vectors, RegionFeatures | None], Vectors]
 """Raw vectors (n, dim), and features if the encoder has them, to the vectors (n, dim') that are searched."""
@@ -55,7 +55,7 @@ def build_pieces(
         size = int(offsets[stop] - offsets[start])
         if not size:
             continue
-        key = hashlib.sha256(f"felga-piece-1:{mark}:".encode() + b"".join(checks[start:stop]))
+        key = hashlib.sha256(f"felga-piece-2:{mark}:".encode() + b"".join(checks[start:stop]))
         key.update(counts[start:stop].tobytes())
         name = f"{stem}-{key.hexdigest()[:32]}.faiss"
         if name not in intact:

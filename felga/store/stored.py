@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from felga.errors import BadIndexError
 from felga.files import sha256_file, shown
 from felga.search.flat import FlatSearcher
@@ -35,6 +37,7 @@ except ModuleNotFoundError:  # Windows: retired files are kept for a while, whet
 
 if TYPE_CHECKING:
     from felga.fenet.checkpoint import Checkpoint
+    from felga.search.approximate import ApproximateSearcher
 
 HASHED_AT_OPEN = 64 * 2**20  # bytes; of a larger file the size is compared, and `felga verify` hashes all
 IMAGES, TEXTS = "images.lance", "texts.lance"
@@ -98,7 +101,7 @@ class StoredIndex:
     Attributes:
         manifest: the contract.
         images, texts: the tables, at the versions of the manifest.
-        regions, keywords: searchers over their fragments.
+        regions, keywords: searchers over their fragments, exact.
     """
 
     def __init__(self, folder: Path, native: NativeFolder, lease: Lease, device: str) -> None:
@@ -107,6 +110,7 @@ class StoredIndex:
         self._native, self._lease, self._device = native, lease, device
         self._lock = threading.Lock()
         self._fenet: Checkpoint | None = None
+        self._approximate: ApproximateSearcher | None = None
         self.images = OwnerTable(native.path / IMAGES, self.manifest.images.version)
         self.texts = OwnerTable(native.path / TEXTS, self.manifest.texts.version)
         self.regions = self._searcher(self.manifest.images)
@@ -191,6 +195,32 @@ class StoredIndex:
             BadIndexError, BadInputError: as of :attr:`fenet`.
         """
         return self.fenet or Frozen()
+
+    @property
+    def approximate(self) -> ApproximateSearcher | None:
+        """The approximate search of the regions, read on first use.
+
+        Raises:
+            BadIndexError: it is damaged.
+        """
+        entry = self.manifest.approximate
+        if entry is None:
+            return None
+        with self._lock:
+            if self._approximate is None:
+                from felga.search.approximate import ApproximateSearcher, Depth
+
+                table = self.manifest.images
+                begins = np.cumsum([0, *table.counts])
+                at = dict(zip(table.pieces, begins.tolist(), strict=False))
+                self._approximate = ApproximateSearcher(
+                    self._native.path / entry.file,
+                    self.regions,
+                    entry.counts,
+                    [at.get(name) for name in entry.pieces],
+                    Depth(entry.effort, entry.fetch),
+                )
+            return self._approximate
 
     def _searcher(self, entry: TableEntry) -> FlatSearcher:
         paths = [self._native.path / name for name in entry.pieces]

@@ -285,5 +285,5 @@ def test_an_unfinished_index_of_another_format_is_refused(tmp_path, corpus):
     contract = json.loads((out / "manifest.json").read_bytes())["contract"]
     (out / "manifest.json").unlink()
     (out / "building.json").write_text(json.dumps(contract))
-    with pytest.raises(BadIndexError, match="format version None instead of 4.*: remove the folder"):
+    with pytest.raises(BadIndexError, match="format version None instead of 5.*: remove the folder"):
         run(corpus, out)

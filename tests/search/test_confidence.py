@@ -14,6 +14,7 @@ from felga.search import confidence as c
 from felga.search.owners import best_owners
 from felga.search.rules import BestAndWhole
 from felga.search.scoring import MeaningAndQuality
+from tests.search.reference import Loop
 
 DIM, WORDS, IMAGES = 12, 40, 30
 
@@ -110,26 +111,8 @@ def test_the_standing_of_an_image_is_that_of_a_plain_loop():
 def test_image_scores_are_those_of_the_search():
     made = Made(1)
 
-    class Searcher:
-        dim = DIM
-
-        def __len__(self):
-            return len(made.regions)
-
-        def vectors(self, start, stop):
-            return made.regions[start:stop]
-
-        def candidates(self, queries, n, allowed=None):
-            from felga.search.scoring import Candidates
-
-            products = queries @ made.regions.T
-            order = np.argsort(-products, axis=1, kind="stable")[:, :n]
-            return Candidates(
-                np.take_along_axis(products, order, 1), order, np.full(len(queries), -np.inf, np.float32)
-            )
-
     (owners,) = best_owners(
-        Searcher(), made.offsets, made.query[None], IMAGES,
+        Loop(made.regions), made.offsets, made.query[None], IMAGES,
         scorer=MeaningAndQuality(), rule=BestAndWhole(), extras=made.extras,
     )  # fmt: skip
     scores = c.image_scores((made.regions @ made.query)[None], made.offsets, made.extras)[0]

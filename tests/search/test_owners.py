@@ -6,15 +6,20 @@ import faiss
 import numpy as np
 import pytest
 
-from felga.errors import BadIndexError
+from felga.errors import BadIndexError, BadInputError
 from felga.search.flat import FlatSearcher, write_piece
-from felga.search.owners import best_owners
-from felga.search.scoring import Candidates, Searcher
+from felga.search.owners import best_fragments, best_owners
+from tests.search.reference import Loop
 
 
 def unit(rng, n, dim=16):
     vectors = rng.standard_normal((n, dim)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return half(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def half(vectors):
+    """Rounded to what a file holds."""
+    return vectors.astype(np.float16).astype(np.float32)
 
 
 def build(folder, vectors, piece=7):
@@ -24,29 +29,6 @@ def build(folder, vectors, piece=7):
         paths.append(folder / f"x-{number:03d}.faiss")
         write_piece([vectors[start : start + piece]], vectors.shape[1], paths[-1])
     return FlatSearcher(paths, vectors.shape[1], len(vectors))
-
-
-class Loop:
-    """A searcher in ten lines of numpy: what the protocol asks for, and no more."""
-
-    def __init__(self, vectors):
-        self._vectors, self.dim = vectors, vectors.shape[1]
-
-    def __len__(self):
-        return len(self._vectors)
-
-    def candidates(self, queries, n, allowed=None):
-        products = queries @ self._vectors.T
-        if allowed is not None:
-            products[:, ~allowed] = -np.inf
-        rows = np.argsort(-products, axis=1, kind="stable")[:, :n]
-        scores = np.take_along_axis(products, rows, 1)
-        rest = np.sort(products, axis=1)[:, : products.shape[1] - rows.shape[1]]
-        bound = rest.max(1, initial=-np.inf).astype(np.float32)
-        return Candidates(scores, np.where(scores > -np.inf, rows, -1), bound)
-
-    def vectors(self, start, stop):
-        return self._vectors[start:stop]
 
 
 class Weighted:
@@ -189,18 +171,46 @@ def test_nothing_to_search(tmp_path):
     assert best_owners(searcher, np.array([0, 0, 0]), unit(np.random.default_rng(0), 2), 5) == [[], []]
 
 
-def test_bounds_hold_for_what_is_not_listed(tmp_path):
+def test_products_are_those_of_a_loop_whatever_the_files(tmp_path):
     rng = np.random.default_rng(4)
-    vectors, queries = unit(rng, 90), unit(rng, 5)
-    products = queries @ vectors.T
-    searchers: list[Searcher] = [build(tmp_path, vectors, 40), Loop(vectors)]
-    for searcher in searchers:
-        for n in (1, 7, 89, 90, 200):
-            found = searcher.candidates(queries, n)
-            for query in range(5):
-                others = np.delete(products[query], found.rows[query][found.rows[query] >= 0])
-                assert (others <= found.bound[query] + 1e-6).all()
-            assert np.isneginf(found.bound).all() == (n >= 90)
+    vectors, queries = unit(rng, 2500), unit(rng, 5)
+    searcher = build(tmp_path, vectors, 1100)
+    for start, stop in ((0, 2500), (1099, 1101), (1100, 2500), (7, 7)):
+        for asked in (queries, queries[:1]):
+            expected = Loop(vectors).products(asked, start, stop)
+            found = searcher.products(asked, start, stop)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=searcher.error(asked))
+
+
+def test_the_best_fragments_are_those_of_a_loop(tmp_path):
+    rng = np.random.default_rng(6)
+    vectors, query = unit(rng, 40_000), unit(rng, 1)[0]
+    expected = np.argsort(-(vectors @ query), kind="stable")[:5]
+    assert best_fragments(build(tmp_path, vectors, 9_000), query, 5).tolist() == expected.tolist()
+    assert len(best_fragments(build(tmp_path, vectors[:3], 2), query, 5)) == 3
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_filter_of_owners_is_exact(tmp_path, seed, share):
+    """Few owners are gathered, many are read with what lies between them."""
+    rng = np.random.default_rng(seed)
+    offsets = np.cumsum([0, *rng.integers(0, 12, 4000)])
+    vectors, queries = unit(rng, offsets[-1]), unit(rng, 3)
+    among, allowed = rng.random(4000) < share, rng.random(offsets[-1]) < 0.7
+    ranked = best_owners(build(tmp_path, vectors, 7000), offsets, queries, 6, allowed, among=among)
+    for query, owners in zip(queries, ranked, strict=True):
+        allowed_now = allowed & np.repeat(among, np.diff(offsets))
+        expected = loop(vectors, offsets, query, 6, allowed_now)
+        assert [owner.position for owner in owners] == [position for position, _ in expected]
+    assert best_owners(Loop(vectors), offsets, queries, 6, among=np.zeros(4000, bool)) == [[], [], []]
+
+
+def test_a_damaged_vector_is_said(tmp_path):
+    vectors = unit(np.random.default_rng(8), 40)
+    vectors[33] = np.nan
+    with pytest.raises(BadInputError, match="NaN"):
+        best_owners(build(tmp_path, vectors), np.arange(41), vectors[:1], 3)
 
 
 def test_rows_are_read_back_across_files(tmp_path):
@@ -217,18 +227,32 @@ def write_faiss(path, build_index):
     faiss.write_index(index, str(path))
 
 
-@pytest.mark.parametrize("kind", [faiss.IndexFlatL2, lambda dim: faiss.IndexHNSWFlat(dim, 4)])
+def of_halves(dim):
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        faiss.IndexFlatIP,
+        lambda dim: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2),
+        lambda dim: faiss.IndexScalarQuantizer(
+            dim, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT
+        ),
+        lambda dim: faiss.IndexHNSWFlat(dim, 4),
+    ],
+)
 def test_another_type_of_index_is_refused(tmp_path, kind):
     write_faiss(tmp_path / "x.faiss", kind)
-    with pytest.raises(BadIndexError, match="not a FAISS IndexFlatIP"):
+    with pytest.raises(BadIndexError, match="not a FAISS IndexScalarQuantizer of half precision"):
         FlatSearcher([tmp_path / "x.faiss"], 16, 20)
 
 
 def test_a_file_that_contradicts_its_header_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "x.faiss"
-    write_faiss(path, faiss.IndexFlatIP)
+    write_faiss(path, of_halves)
     whole = path.read_bytes()
-    monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("read before its size was checked"))
+    monkeypatch.setattr("felga.search.flat.mmap.mmap", lambda *_, **__: pytest.fail("mapped too early"))
     with pytest.raises(BadIndexError, match="16 dimensions, expected 8"):
         FlatSearcher([path], 8, 20)
     with pytest.raises(BadIndexError, match="hold 20 fragments, the manifest says 21"):
@@ -245,6 +269,16 @@ def test_a_file_that_contradicts_its_header_is_refused_before_it_is_read(tmp_pat
             FlatSearcher([path], 16, 20)
     with pytest.raises(BadIndexError, match="cannot be read"):
         FlatSearcher([tmp_path / "gone.faiss"], 16, 20)
+
+
+def test_a_file_is_read_by_faiss_alike(tmp_path):
+    rng = np.random.default_rng(7)
+    vectors, queries = unit(rng, 300), unit(rng, 2)
+    searcher = build(tmp_path, vectors, 300)
+    (path,) = tmp_path.glob("*.faiss")
+    products, rows = faiss.read_index(str(path)).search(queries, 300)
+    own = searcher.products(queries, 0, 300)
+    np.testing.assert_allclose(np.take_along_axis(own.T, rows, 1), products, atol=1e-6)
 
 
 def test_a_piece_is_whole_or_not_there(tmp_path, monkeypatch):
