@@ -190,6 +190,7 @@ def test_the_panel_is_switched_too(page, fenet, web):
     page.goto(f"{fenet}/?q=rocket&k=6&image=scene-03.png&box=106,123,187,336")
     panel = page.get_by_role("dialog")
     expect(panel.locator("#similar .hit")).to_have_count(12)
+    expect(panel.get_by_role("button", name="Close")).to_be_focused()
     panel.get_by_role("switch", name="FENet").click()
     asked = {"id": "scene-03.png", "box": "106,123,187,336", "k": 6}
     texts = web.get("/api/assign", params=asked).json()["hits"]
