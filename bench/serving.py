@@ -6,6 +6,7 @@
 The load is locust's (bench/locustfile.py), which has an environment of its own. Server and clients are
 processes of their own and share the machine's cores. A word is a class name of COCO; its vector is in the
 cache after the first round, which does not count. Locust rounds times from 100 ms on to two digits.
+``load_before`` is the machine's load average when it began: what else it had to do.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def main() -> None:
             f"there is no {options.locust}: make it by `python -m venv E && E/bin/pip install locust`, "
             "and name E/bin/locust with --locust"
         )
-    about = {"commit": commit(), "machine": machine()}
+    about = {"commit": commit(), "machine": machine(), "load_before": round(os.getloadavg()[0], 1)}
     version = subprocess.run([options.locust, "--version"], check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
