@@ -1,4 +1,4 @@
-"""Whether the answer to a question is "no match": something that it asks for is surely nowhere."""
+"""Whether the answer to a question is "no match": no image surely shows something that it asks for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Doubt:
     """Why a question has no match.
 
     Attributes:
-        term: what is surely nowhere; of several such terms the least sure one.
+        term: what no image surely shows; of several such terms the least sure one.
         confidence: of the best image for it.
     """
 
@@ -41,7 +41,7 @@ def doubt(asked: Asked, query: str, hits: Sequence[ImageHit]) -> Doubt | None:
     """Why the hits of a query may as well be of something that is not there; None where they are believed.
 
     Each wanted term must surely be somewhere, in an image without what is unwanted. Whether *one* image shows
-    them all, no confidence says: the surest hits of each term alone decide, not the first hit for all.
+    them all, no confidence says: the first hits for each term alone decide.
 
     Args:
         asked: what gave the hits; where its confidences were not measured, nothing is doubted.

@@ -38,7 +38,8 @@ class FrozenIndex(StoredIndex):
             )
         vars(self).update(vars(index))
         self.manifest = replace(index.manifest, fenet=None, dim=int(index.manifest.contract.encoder["dim"]))
-        with tempfile.TemporaryDirectory(prefix="felga-") as name, storage_errors(Path(name)):
+        beside = Path(tempfile.gettempdir())
+        with storage_errors(beside), tempfile.TemporaryDirectory(prefix="felga-", dir=beside) as name:
             self.regions = self._raw(Path(name), "regions", self.images)
             self.keywords = self._raw(Path(name), "keywords", self.texts)
 

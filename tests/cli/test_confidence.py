@@ -63,7 +63,7 @@ def test_without_a_fenet_hits_are_never_hidden(capsys, demo):
     assert err == ""
 
 
-def test_a_term_that_is_surely_nowhere_leaves_and_without_a_match(capsys, believed):
+def test_and_has_no_match_if_no_image_surely_shows_a_term(capsys, believed):
     words = ["--index", believed, "-k", 3, "--format", "json"]
     out, err = call(capsys, "search", "cat AND submarine", *words)
     assert json.loads(out)["hits"] == []

@@ -1,4 +1,4 @@
-"""No match is said if a term is surely nowhere, and of that term."""
+"""No match is said if no image surely shows a term, and of that term."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_both_can_be_asked_at_once(fenet):
     assert found == wanted * 4
 
 
-def test_what_is_surely_nowhere_is_named(fenet, web):
+def test_what_no_image_surely_shows_is_named(fenet, web):
     asked = {"q": ["cat AND submarine", "cat", "cat AND rocket", "submarine"], "explain": True}
     doubts = [answer["doubt"] for answer in fenet.get("/api/search", params=asked).json()["answers"]]
     assert [doubt and doubt["term"] for doubt in doubts] == ["submarine", None, None, "submarine"]
