@@ -18,7 +18,7 @@ check: .venv/test
 
 # Measure everything in docs/measured.md, on COCO in its official layout: make bench COCO=../shared/coco-mini
 COCO ?= ../shared/coco-mini
-bench: .venv/test
+bench: .venv/test runs/locust/bin/locust
 	$(BIN)/felga bench coco --root $(COCO) --methods entire,frozen,random,felga,felga+owner --work runs/bench \
 		--out bench/results/coco-mini-learned.json --tables bench/results/coco-mini-learned.md --figures runs/figures
 	$(BIN)/felga bench coco --root $(COCO) --regions graphseg+edgeboxes --no-quality --work runs/bench \
@@ -30,13 +30,14 @@ bench: .venv/test
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
 	$(BIN)/python bench/assignment_score.py --root $(COCO)
 	$(BIN)/python bench/confidence.py --root $(COCO)
+	$(BIN)/python bench/confidences.py
 	$(BIN)/python bench/composition.py --root $(COCO)
 	$(BIN)/python bench/concepts.py --root $(COCO)
 	$(BIN)/python bench/audit.py --root $(COCO)
 	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)
-	$(BIN)/python bench/serving.py --corpus $(COCO)/val2017
+	$(BIN)/python bench/serving.py --corpus $(COCO)/val2017 --locust runs/locust/bin/locust
 	$(BIN)/python bench/duplicates.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
 	$(BIN)/python bench/environment.py
@@ -53,6 +54,11 @@ weights: .venv/test
 # The picture at the top of the README, from the demo corpus
 hero: .venv/demo
 	$(BIN)/python bench/hero.py
+
+# The load on the server, in an environment of its own
+runs/locust/bin/locust:
+	$(PYTHON) -m venv runs/locust
+	runs/locust/bin/python -m pip install --disable-pip-version-check --quiet locust
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,93 +1,77 @@
 """How many word searches `felga serve` answers, and how fast, on loopback, also while its index is updated.
 
-    python bench/serving.py [--corpus IMAGES] [--seconds 10] [--out bench/results/serving.json]
+    python -m venv E && E/bin/pip install locust
+    python bench/serving.py --locust E/bin/locust [--corpus IMAGES] [--out bench/results/serving.json]
 
-The server is a process of its own, started as a command. Clients are threads of this program; each keeps its
-connection and asks the next word when the last one is answered. They share the machine's cores with it. A
-word is a class name of COCO; its vector is in the cache after the first round, which does not count.
+The load is locust's (bench/locustfile.py), which has an environment of its own. Server and clients are
+processes of their own and share the machine's cores. A word is a class name of COCO; its vector is in the
+cache after the first round, which does not count. Locust rounds times from 100 ms on to two digits.
+``load_before`` is the machine's load average when it began: what else it had to do.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
+import os
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from typing import Any
 
+from felga.client import connect
 from felga.evaluation.class_names import NAMES
 from felga.evaluation.results import commit, machine
 
 CLIENTS = 1, 8, 32
-WORDS = list(NAMES)
+MIDDLE = 8  # clients, while the index is updated
+LATER = 3  # seconds that they go on after the update
 FELGA = [sys.executable, "-m", "felga"]
+LOAD = Path(__file__).with_name("locustfile.py")
 
 
 class Load:
-    """Clients that ask in turn until they are told to stop: seconds of each answer, and what went wrong."""
+    """Clients of a server, by locust, for some seconds or until they are told to stop."""
 
-    def __init__(self, url: str, clients: int) -> None:
-        self._url, self._stop = urlsplit(url), threading.Event()
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
-        self.states: set[int] = set()
-        self._threads = [threading.Thread(target=self._ask, args=(one,)) for one in range(clients)]
+    def __init__(self, locust: str, url: str, clients: int, seconds: float | None = None) -> None:
+        count = str(clients)
+        command = [locust, "--locustfile", str(LOAD), "--host", url, "--users", count, "--spawn-rate", count]
+        command += ["--headless", "--json", "--skip-log", "--exit-code-on-error", "0"]
+        command += [] if seconds is None else ["--run-time", f"{seconds:g}"]
+        environment = {**os.environ, "WORDS": json.dumps(list(NAMES))}
+        environment.pop("PYTHONPATH", None)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
 
-    def run(self, seconds: float) -> float:
-        """Ask for a while; the seconds it took."""
-        started = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
-        time.sleep(seconds)
-        return self._end(started)
+    def stop(self) -> None:
+        """Let the clients finish what they have asked."""
+        self._process.send_signal(signal.SIGTERM)
 
-    def run_beside(self, command: list[str]) -> float:
-        """Ask until a command has ended, and a little longer; the seconds it took."""
-        started = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
-        subprocess.run(command, check=True, capture_output=True)
-        time.sleep(3)
-        return self._end(started)
-
-    def _end(self, started: float) -> float:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        return time.perf_counter() - started
-
-    def _ask(self, turn: int) -> None:
-        connection = http.client.HTTPConnection(self._url.hostname or "", self._url.port, timeout=60)
-        while not self._stop.is_set():
-            turn += 1
-            started = time.perf_counter()
-            connection.request("GET", f"/api/search?k=10&q={quote(WORDS[turn % len(WORDS)])}")
-            answer = connection.getresponse()
-            body = answer.read()
-            self.seconds.append(time.perf_counter() - started)
-            if answer.status == 200:
-                self.states.add(json.loads(body)["state"])
-            else:
-                self.failures.append(body.decode())
-
-    def result(self, taken: float) -> dict[str, float | int]:
-        """Rounded, for the json file."""
-        ordered = sorted(self.seconds)
+    def result(self) -> dict[str, Any]:
+        """What was measured, in the end."""
+        out, _ = self._process.communicate()
+        (found,) = json.loads(out)
+        taken = found["last_request_timestamp"] - found["start_time"]
         return {
-            "requests": len(ordered),
-            "requests_per_second": round(len(ordered) / taken, 1),
-            "median_ms": round(1000 * statistics.median(ordered), 1),
-            "p95_ms": round(1000 * ordered[int(0.95 * (len(ordered) - 1))], 1),
-            "failures": len(self.failures),
-            "states": len(self.states),
+            "requests": found["num_requests"],
+            "requests_per_second": round(found["num_requests"] / taken, 1),
+            "median_ms": reached(found["response_times"], 0.5),
+            "p95_ms": reached(found["response_times"], 0.95),
+            "failures": found["num_failures"],
         }
+
+
+def reached(times: dict[str, int], share: float) -> float:
+    """The time in ms within which a share of the requests was answered; ``times`` counts them by time."""
+    left = share * sum(times.values())
+    for milliseconds, count in sorted((float(key), count) for key, count in times.items()):
+        left -= count
+        if left <= 0:
+            return milliseconds
+    raise ValueError("no request was answered")
 
 
 def start(index: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -105,43 +89,55 @@ def index_command(corpus: Path, index: Path) -> list[str]:
     return [*FELGA, "index", str(corpus), "--out", str(index), "--device", "cpu"]
 
 
-def measure(corpus: Path, folder: Path, seconds: float) -> dict[str, dict[str, float | int]]:
+def measure(locust: str, corpus: Path, folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
     """Every number of clients on an index at rest, then the middle one while images are added to it."""
     images = sorted(path for path in corpus.iterdir() if path.suffix.lower() in (".jpg", ".png"))
     first, index = folder / "photos", folder / "index"
     first.mkdir()
-    late = images[:: max(1, len(images) // 20)]  # added in the end
+    late = images[:: max(2, len(images) // 20)]  # added in the end
     for path in images:
         if path not in late:
             shutil.copy(path, first)
     subprocess.run(index_command(first, index), check=True)
     server, url = start(index)
     try:
-        Load(url, 8).run(min(seconds, 3))
         cases = {}
-        for clients in CLIENTS:
-            load = Load(url, clients)
-            cases[f"{clients} clients"] = load.result(load.run(seconds))
+        for clients in (MIDDLE, *CLIENTS):  # the first round does not count
+            cases[f"{clients} clients"] = Load(locust, url, clients, seconds).result()
         for path in late:
             shutil.copy(path, first)
-        load = Load(url, 8)
-        taken = load.run_beside(index_command(first, index))
-        cases["8 clients, index updated"] = {"images_added": len(late), **load.result(taken)}
+        load = Load(locust, url, MIDDLE)
+        subprocess.run(index_command(first, index), check=True, capture_output=True)
+        time.sleep(LATER)
+        states = connect(url).info()["state"]
+        load.stop()
+        cases[f"{MIDDLE} clients, index updated"] = {
+            "images_added": len(late),
+            **load.result(),
+            "states": states,
+        }
     finally:
         server.terminate()
         server.wait()
-    return cases
+    return {name: cases[name] for name in sorted(cases, key=lambda name: ("," in name, int(name.split()[0])))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--locust", default="locust", help="the program")
     parser.add_argument(
         "--corpus", type=Path, help="a folder of images; default: the demo corpus", default=None
     )
-    parser.add_argument("--seconds", type=float, default=10, help="of each number of clients")
+    parser.add_argument("--seconds", type=float, default=15, help="of each number of clients")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serving.json")
     options = parser.parse_args()
-    about = {"commit": commit(), "machine": machine()}
+    if shutil.which(options.locust) is None:
+        raise SystemExit(
+            f"there is no {options.locust}: make it by `python -m venv E && E/bin/pip install locust`, "
+            "and name E/bin/locust with --locust"
+        )
+    about = {"commit": commit(), "machine": machine(), "load_before": round(os.getloadavg()[0], 1)}
+    version = subprocess.run([options.locust, "--version"], check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = options.corpus
@@ -149,8 +145,14 @@ def main() -> None:
             from felga.corpus.demo import write_demo
 
             corpus = write_demo(folder / "demo").folder
-        cases = measure(corpus, folder, options.seconds)
-    result = {**about, "seconds": options.seconds, "corpus": corpus.name, "cases": cases}
+        cases = measure(options.locust, corpus, folder, options.seconds)
+    result = {
+        **about,
+        "locust": version.split()[1],
+        "seconds": options.seconds,
+        "corpus": corpus.name,
+        "cases": cases,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for case, entry in cases.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import http.client
 import io
@@ -98,6 +99,7 @@ class Client:
         self.url = url.rstrip("/")
         self._secure, self._prefix = parts.scheme == "https", parts.path.rstrip("/")
         self._token, self._timeout = token, timeout
+        self._how: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +115,18 @@ class Client:
     def info(self) -> dict[str, Any]:
         """What is served."""
         return self._json("GET", "/api/info")
+
+    @property
+    def measured(self) -> bool:
+        """:attr:`felga.Engine.measured`."""
+        return bool(self.info()["measured"])
+
+    @property
+    def frozen(self) -> Client:
+        """:attr:`felga.Engine.frozen`; where the index has no FENet, it is the first question that fails."""
+        client = copy.copy(self)
+        client._how = {"fenet": False}
+        return client
 
     def search(
         self,
@@ -177,6 +191,7 @@ class Client:
             "explain": explain,
             "dedupe": dedupe,
             "same_region": same_region,
+            **self._how,
         }
         found = self._json("POST", "/api/search", json.dumps(asked).encode(), "application/json")
         return [[_hit(ImageHit, hit) for hit in answer["hits"]] for answer in found["answers"]]
@@ -222,7 +237,7 @@ class Client:
     def _about(
         self, path: str, image: ImageSource, box: Box | None, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        asked = {name: str(value).lower() for name, value in options.items()}
+        asked = {name: str(value).lower() for name, value in {**options, **self._how}.items()}
         if isinstance(image, Indexed):
             asked |= {"id": image.image_id} | _box(box)
             return self._json("GET", f"{path}?{urlencode(asked)}")

@@ -14,7 +14,7 @@ import numpy as np
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown
 from felga.indexing.parts import encoded_regions
-from felga.queries import ImageSource, Queries, decoded, inside
+from felga.queries import ImageSource, Queries, decoded, inside, measured
 from felga.questions.answers import Answers, term_vectors
 from felga.questions.grammar import parse
 from felga.registry import make_encoder
@@ -23,6 +23,7 @@ from felga.search.owners import Owner, best_owners
 from felga.search.rules import OwnerScore, image_rule, text_rule
 from felga.search.scoring import Extras, MeaningAndQuality
 from felga.store.copies import looks, near
+from felga.store.frozen import FrozenIndex
 from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
 from felga.store.stored import StoredIndex
@@ -50,7 +51,8 @@ class Engine:
         self.index = index
         self.root = Path(root) if root is not None else Path(index.manifest.corpus.root)
         self._device = device
-        self._lock = threading.RLock()
+        self._lock, self._frozen_lock = threading.RLock(), threading.Lock()
+        self._frozen: Engine | None = None
         self._encoder: Encoder | None = None
         self._lazy: dict[str, Any] = {}
         if encoder is not None:
@@ -100,6 +102,25 @@ class Engine:
     def manifest(self) -> Manifest:
         """The contract of the index."""
         return self.index.manifest
+
+    @property
+    def measured(self) -> bool:
+        """Whether a confidence keeps its promise here: it was measured for ``conse`` with a FENet."""
+        return measured(self.manifest)
+
+    @property
+    def frozen(self) -> Engine:
+        """The same index before its FENet, as :class:`felga.store.frozen.FrozenIndex` makes it when this is
+        first asked for: with the encoder's own vectors, 4 bytes per dimension in temporary files.
+
+        Raises:
+            BadInputError: the index has no FENet.
+            StorageError: there is no room for the files.
+        """
+        with self._frozen_lock:  # not the other lock: searches go on meanwhile
+            if self._frozen is None:
+                self._frozen = Engine(FrozenIndex(self.index), encoder=self.encoder, root=self.root)
+            return self._frozen
 
     def search(
         self,
@@ -188,16 +209,18 @@ class Engine:
                 raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
         if not 0 <= min_confidence <= 1:
             raise BadInputError(f"min_confidence must lie between 0 and 1, got {min_confidence}")
-        asked: Queries = self._once("queries", self._make_queries)
+        offsets, columns = self._once("image offsets", self.index.images.offsets), self._columns()
+        asked: Queries = self._once(
+            "queries", lambda: Queries(self.index, lambda: self.encoder, offsets, columns)
+        )
         questions = [parse(query) for query in queries]
         alone = [question.wanted[0] for question in questions if question.alone]
         vectors = term_vectors(asked, alone)
         found = self._ranked_images(vectors, k, regions, whole, quality, owner, dedupe, exact)
         hits = image_hits(self.index.images, found, self.root, regions)
         answers = Answers(
-            self.index, self.root, self._once("image offsets", self.index.images.offsets), self._columns(),
-            asked, self.unknown_words, min_confidence > 0, explain,
-        )  # fmt: skip
+            self.index, self.root, offsets, columns, asked, self.unknown_words, min_confidence > 0, explain
+        )
         of_one = (
             answers.judged(term.text, vector, owners, own)
             for term, vector, owners, own in zip(alone, vectors, found, hits, strict=True)
@@ -350,10 +373,6 @@ class Engine:
             lambda: {"whole": self.index.images.whole(), "quality": self.index.images.quality()},
         )
         return columns
-
-    def _make_queries(self) -> Queries:
-        offsets = self._once("image offsets", self.index.images.offsets)
-        return Queries(self.index, lambda: self.encoder, offsets, self._columns())
 
     def _text_hits(self, queries: Vectors, k: int, owner: OwnerScore) -> list[list[TextHit]]:
         _at_least_one(k=k)

@@ -22,6 +22,7 @@ from felga.proposals.inflection import singular
 from felga.search.confidence import Background, Query, confidence, image_scores, sampled
 from felga.search.owners import Owner, best_fragments
 from felga.search.scoring import Extras, inner_products
+from felga.store.manifest import Manifest
 from felga.store.stored import StoredIndex
 from felga.types import Box, DecodedImage, Encoder, Explanation, Rows, Vectors
 
@@ -147,6 +148,12 @@ class Queries:
         manifest = self._index.manifest
         made_by = to_json([manifest.contract.encoder, manifest.fenet.sha256 if manifest.fenet else None])
         return hashlib.sha256(f"{made_by}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def measured(manifest: Manifest) -> bool:
+    """Whether the promise of a confidence was measured for the encoder of an index, with its FENet."""
+    encoder: str = manifest.contract.encoder["name"]
+    return manifest.fenet is not None and encoder.partition(":")[0] in CALIBRATED
 
 
 def decoded(image: ImageSource) -> DecodedImage:

@@ -115,6 +115,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     return base / "index", made
 
 
+@pytest.fixture(scope="session")
+def believed(demo: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo index with the FENet that comes with felga, as `felga index` makes it; only to be read."""
+    from felga.fenet.packaged import packaged
+    from felga.indexing.job import apply_fenet
+    from felga.store.manifest import read_manifest
+
+    folder = Path(shutil.copytree(demo[0], tmp_path_factory.mktemp("believed") / "index"))
+    apply_fenet(folder, packaged(read_manifest(folder).contract.encoder), device="cpu")
+    return folder
+
+
 @pytest.fixture
 def demo_copy(demo: tuple[Path, object], tmp_path: Path) -> Path:
     """A copy of the demo index, to damage."""

@@ -85,6 +85,21 @@ def test_images(served, client, demo, tmp_path):
     assert local(client.search_image(Indexed(IMAGE), k=2), engine) == engine.search_image(path, k=2)
 
 
+def test_before_the_fenet(served, client, believed, demo):
+    engine, _ = served
+    path = demo[1].folder / IMAGE
+    with Service(believed, device="cpu") as service, running(make_app(service)) as url:
+        after = felga.connect(url)
+        before = after.frozen
+        assert local(before.search("cat AND rocket", 5), engine) == engine.search("cat AND rocket", 5)
+        assert local(before.search_image(path, k=2), engine) == engine.search_image(path, k=2)
+        assert before.assign(path, k=3) == engine.assign(path, k=3)
+        assert local(after.search("cat", 5), engine) != engine.search("cat", 5)
+        assert (after.measured, client.measured) == (True, False)
+    with pytest.raises(BadInputError, match="the index has no FENet"):
+        client.frozen.search("cat")
+
+
 @pytest.mark.parametrize("name", ["search", "search_all", "search_image", "assign", "unknown_words"])
 def test_the_face_is_that_of_the_engine(name):
     """Names, order and defaults of arguments; a new one of the engine has to come here, too."""
@@ -95,6 +110,7 @@ def test_the_face_is_that_of_the_engine(name):
     if name == "search_all":
         options = {one.name: one.default for one in asked[1] if one.default is not one.empty}
         fields = {field: about.default for field, about in AboutWords.model_fields.items()}
+        assert fields.pop("fenet") is True, "Engine.frozen answers without"
         assert fields == options
 
 

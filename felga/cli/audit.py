@@ -25,13 +25,12 @@ def audit(
     flags.at_least_one(top=top)
     folder = find_index(index)
     from felga.engine import Engine
-    from felga.queries import CALIBRATED
+    from felga.queries import CALIBRATED, measured
     from felga.show.surveys import render_audit
     from felga.survey import audit as survey
 
     with Engine.open(folder, device=device, root=root) as engine, progress() as show:
-        manifest = engine.manifest
-        if manifest.fenet is None or manifest.encoder.partition(":")[0] not in CALIBRATED:
+        if not measured(engine.manifest):
             say(f"findings are guesses: the limits were measured for {CALIBRATED[0]} with a FENet")
         found = survey.audit(engine, top, progress=show)
     echo(render_audit(found, form, only_ascii=only_ascii()))

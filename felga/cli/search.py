@@ -145,26 +145,17 @@ def print_answers(
 
 
 def _believed(engine: Asked, query: str, hits: list[ImageHit]) -> list[ImageHit]:
-    """The hits of a query, or none if the best one may as well be of something that is not there.
-
-    Of several terms, each must be somewhere: whether one image shows them all, no confidence says.
-    """
-    from felga.questions.grammar import parse
+    """The hits of a query, or none if they may as well be of something that is not there."""
+    from felga.questions.doubt import doubt
     from felga.search.confidence import SURE
 
-    if not hits or (best := hits[0].confidence) is None or best >= SURE:
+    found = doubt(engine, query, hits)
+    if found is None:
         return hits
-    question = parse(query)
-    if not question.alone:
-        texts = [term.text for term in question.wanted]
-        alone = [(found[0].confidence or 0.0) for found in engine.search_all(texts, 1)]
-        best = min(alone)
-        if best >= SURE:
-            return hits
-        query = texts[alone.index(best)]
+    term = "" if found.term == query else f" for {shown(found.term)!r}"
     say(
-        f"no match for {shown(query)!r}: the best image has a confidence of {best:.2f}, an answer needs "
-        f"{SURE}; --min-confidence 0 shows it"
+        f"no match for {shown(query)!r}: the best image{term} has a confidence of {found.confidence:.2f}, an "
+        f"answer needs {SURE}; --min-confidence 0 shows it"
     )
     return []
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from felga.errors import BadInputError
 from felga.files import shown
-from felga.queries import CALIBRATED, Queries
+from felga.queries import Queries, measured
 from felga.questions.grammar import Question, Term
 from felga.search.composition import Composition
 from felga.search.confidence import SURE
@@ -54,10 +54,7 @@ class Answers:
         self, text: str, vector: Vectors, owners: Sequence[Owner], hits: Sequence[ImageHit]
     ) -> list[ImageHit]:
         """The hits of a term with their confidences, which are 0 if it has a word that nothing knows."""
-        manifest = self.index.manifest
-        of_encoder = manifest.contract.encoder["name"].partition(":")[0] in CALIBRATED
-        measured = of_encoder and manifest.fenet is not None
-        if not hits or not (measured or self.judge or self.explain):
+        if not hits or not (measured(self.index.manifest) or self.judge or self.explain):
             return list(hits)
         against = self.queries.background().query(vector)
         known = not self.unknown(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from felga.errors import BusyError
+from felga.questions.doubt import doubt
 from felga.server.following import Following, State
 from felga.server.messages import ImageAnswer, SearchAnswer, inner_path
 
@@ -38,6 +39,8 @@ class Batcher:
 
     def ask(self, queries: Sequence[str], options: dict[str, Any]) -> Future[SearchAnswer]:
         """Queue a request: what ``Engine.search_all(queries, **options)`` returns, later.
+
+        The option ``fenet`` False asks the engine of the index before its FENet.
 
         Raises:
             BusyError: too many wait already.
@@ -91,13 +94,14 @@ class Batcher:
 
 
 def _answers(state: State, queries: Sequence[str], options: dict[str, Any]) -> list[ImageAnswer]:
-    engine = state.engine
+    engine = state.asked(options.pop("fenet", True))
     found = engine.search_all(queries, **options)
     return [
         ImageAnswer(
             query=query,
             hits=[replace(hit, path=inner_path(hit.path, engine.root)) for hit in hits],
             unknown=engine.unknown_words(query),
+            doubt=doubt(engine, query, hits),
         )
         for query, hits in zip(queries, found, strict=True)
     ]

@@ -42,6 +42,14 @@ class State:
     users: int = 0
     retired: bool = False
 
+    def asked(self, fenet: bool) -> Engine:
+        """The engine, or that of the same index before its FENet.
+
+        Raises:
+            FelgaError: as of :attr:`felga.engine.Engine.frozen`.
+        """
+        return self.engine if fenet else self.engine.frozen
+
 
 class Following:
     """An index that is read, and followed: a request gets the newest state that could be opened."""

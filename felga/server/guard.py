@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from felga.client import LARGEST_UPLOAD
 from felga.server.messages import LARGEST_JSON
 
-OPEN = frozenset({"/", "/app.js", "/style.css", "/icon.svg", "/healthz"})
+OPEN = frozenset({"/", "/app.js", "/frame.js", "/server.js", "/style.css", "/icon.svg", "/healthz"})
 """Paths that need no token: the page, which holds nothing of the index, and whether the server is well."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from felga.errors import BadInputError
 from felga.files import shown
+from felga.questions.doubt import Doubt
 from felga.search.confidence import SURE
 from felga.types import Box, ImageHit, TextHit
 
@@ -40,6 +41,7 @@ class HowMany(BaseModel):
 
     k: Annotated[int, Field(ge=1, le=MOST_HITS, description="Number of hits.")] = 10
     owner: Annotated[Literal["soft", "max"], Field(description="How fragments become a score.")] = "soft"
+    fenet: Annotated[bool, Field(description="False: as before the FENet, by the frozen encoder.")] = True
 
 
 class AboutImages(HowMany):
@@ -61,7 +63,7 @@ class AboutWords(AboutImages):
     same_region: Annotated[bool, Field(description="One region must show all terms of a query.")] = False
 
     def options(self) -> dict[str, Any]:
-        """Arguments of :meth:`felga.engine.Engine.search_all`, besides the queries."""
+        """Arguments of :meth:`felga.engine.Engine.search_all` besides the queries, and ``fenet``."""
         return {name: getattr(self, name) for name in AboutWords.model_fields}
 
 
@@ -127,6 +129,9 @@ class ImageAnswer(BaseModel):
     unknown: Annotated[
         dict[str, list[str]], Field(description="Words that nothing here knows, with the nearest known ones.")
     ] = {}
+    doubt: Annotated[
+        Doubt | None, Field(description="There is no match: no image surely shows this term of the query.")
+    ] = None
 
 
 class SearchAnswer(BaseModel):
@@ -169,6 +174,7 @@ class Info(BaseModel):
     keywords: int
     encoder: str
     fenet: bool
+    measured: Annotated[bool, Field(description="Confidences keep their promise for this index.")]
     sure: Annotated[float, Field(description="The confidence that an answer needs.")] = SURE
     limits: dict[str, int]
 

@@ -133,7 +133,7 @@ def info(service: Serving) -> Response:
     """What is served, and what one may ask."""
     following = service.following
     with following.state() as state:
-        manifest = state.engine.manifest
+        manifest, measured = state.engine.manifest, state.engine.measured
     found = messages.Info(
         felga=__version__,
         index=following.folder.absolute().name,
@@ -145,6 +145,7 @@ def info(service: Serving) -> Response:
         keywords=manifest.texts.fragments,
         encoder=following.public(str(manifest.contract.encoder["name"])),
         fenet=manifest.fenet is not None,
+        measured=measured,
         limits={
             "queries": messages.MOST_QUERIES,
             "query_characters": messages.LONGEST_QUERY,
@@ -174,8 +175,15 @@ def metrics(service: Serving) -> Response:
 
 
 async def _searched(service: Service, queries: list[str], asked: messages.AboutWords) -> Response:
+    if not asked.fenet:  # made here when it is first asked for: other searches need not wait
+        await service.encoding(partial(_before_fenet, service))
     found = await asyncio.wrap_future(service.batcher.ask(queries, asked.options()))
     return _json(found)
+
+
+def _before_fenet(service: Service) -> None:
+    with service.following.state() as state:
+        state.asked(fenet=False)
 
 
 def _similar(
@@ -183,7 +191,7 @@ def _similar(
 ) -> Response:
     box = parse_box(asked.box)
     with service.following.state() as state:
-        hits = state.engine.search_image(
+        hits = state.asked(asked.fenet).search_image(
             image(state),
             box,
             asked.k,
@@ -200,7 +208,7 @@ def _similar(
 def _texts(service: Service, asked: messages.PartAssign, image: Callable[[State], DecodedImage]) -> Response:
     box = parse_box(asked.box)
     with service.following.state() as state:
-        hits = state.engine.assign(image(state), box, asked.k, owner=asked.owner)
+        hits = state.asked(asked.fenet).assign(image(state), box, asked.k, owner=asked.owner)
     return _json(messages.TextAnswer(hits=hits, state=state.number))
 
 

@@ -7,24 +7,7 @@ import json
 import pytest
 
 from felga.errors import BadInputError
-from felga.fenet.packaged import packaged
 from tests.cli.calls import call
-
-
-@pytest.fixture(scope="module")
-def believed(demo, tmp_path_factory):
-    """The demo index with the FENet that comes with felga, as `felga index` makes it."""
-    import shutil
-
-    from felga.engine import Engine
-    from felga.indexing.job import apply_fenet
-
-    folder = tmp_path_factory.mktemp("believed") / "index"
-    shutil.copytree(demo[0], folder)
-    with Engine.open(folder) as engine:
-        path = packaged(engine.manifest.contract.encoder)
-    apply_fenet(folder, path, device="cpu")
-    return folder
 
 
 def test_what_is_there_is_found_with_its_confidence(capsys, believed):
@@ -69,8 +52,24 @@ def test_an_explanation_says_what_a_region_looks_like(capsys, believed):
 
 
 def test_without_a_fenet_hits_are_never_hidden(capsys, demo):
-    out, err = call(capsys, "search", "submarine", "--index", demo[0], "-k", 3, "--format", "json")
+    words = ["search", "submarine", "--index", demo[0], "-k", 3, "--format", "json"]
+    out, err = call(capsys, *words)
     assert [hit.get("confidence") for hit in json.loads(out)["hits"]] == [None] * 3
+    assert err == ""
+    out, err = call(capsys, *words, "--explain")
+    hits = json.loads(out)["hits"]
+    assert len(hits) == 3
+    assert hits[0]["confidence"] < 0.95, "it would be hidden, had it been measured"
+    assert err == ""
+
+
+def test_and_has_no_match_if_no_image_surely_shows_a_term(capsys, believed):
+    words = ["--index", believed, "-k", 3, "--format", "json"]
+    out, err = call(capsys, "search", "cat AND submarine", *words)
+    assert json.loads(out)["hits"] == []
+    assert "no match for 'cat AND submarine': the best image for 'submarine' has a confidence of 0." in err
+    out, err = call(capsys, "search", "cat AND rocket", *words)
+    assert len(json.loads(out)["hits"]) == 3
     assert err == ""
 
 

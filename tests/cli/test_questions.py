@@ -8,9 +8,6 @@ import json
 
 import pytest
 
-from felga.cli.search import _believed
-from felga.search.confidence import SURE
-from felga.types import ImageHit, RegionHit
 from tests.cli.calls import call
 
 BOTH = "cat AND rocket"
@@ -72,28 +69,3 @@ def test_a_malformed_question_is_one_sentence(capsys, demo, query):
     assert out == ""
     assert err.count("\n") == 1
     assert repr(query) in err
-
-
-class Sure:
-    """An engine that is so sure of a term's best image."""
-
-    def __init__(self, **of_terms):
-        self.of_terms = of_terms
-
-    def search_all(self, texts, k):
-        assert k == 1
-        return [[hit(self.of_terms[text])] for text in texts]
-
-
-def hit(confidence):
-    return ImageHit(1, "a", "a", 0.5, (RegionHit((0, 0, 1, 1), 0.5),), confidence=confidence)
-
-
-def test_a_question_is_answered_if_each_term_is_somewhere(capsys):
-    hits = [hit(0.3)]
-    assert _believed(Sure(cat=SURE, dog=0.99), "cat AND dog NOT car", hits) == hits
-    assert capsys.readouterr().err == ""
-    assert _believed(Sure(cat=0.99, dog=0.5), "cat AND dog", hits) == []
-    assert "no match for 'dog': the best image has a confidence of 0.50" in capsys.readouterr().err
-    assert _believed(Sure(), "cat", hits) == []
-    assert "no match for 'cat': the best image has a confidence of 0.30" in capsys.readouterr().err

@@ -24,6 +24,13 @@ def web(service):
 
 
 @pytest.fixture(scope="session")
+def after(believed):
+    """The same index with a FENet, served."""
+    with Service(believed, device="cpu") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
 def address(service):
     """The URL of a server that really listens."""
     with running(make_app(service)) as url:

@@ -23,7 +23,7 @@ def locked(service):
 
 
 def test_the_token_opens_the_api_and_the_page_is_open(locked):
-    for path in ("/", "/app.js", "/style.css", "/icon.svg", "/healthz"):
+    for path in ("/", "/app.js", "/frame.js", "/server.js", "/style.css", "/icon.svg", "/healthz"):
         assert locked.get(path).status_code == 200
     for path in (
         "/api/info",
@@ -93,6 +93,8 @@ def test_every_answer_is_locked_down(web):
     for path in (
         "/",
         "/app.js",
+        "/frame.js",
+        "/server.js",
         "/api/info",
         "/api/images/scene-01.png",
         "/api/none",

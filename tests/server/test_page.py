@@ -50,14 +50,19 @@ def page(browser, address):
     assert complaints == []
 
 
+@pytest.fixture(scope="module")
+def fenet(after):
+    """The URL of a server of the index with a FENet."""
+    with running(make_app(after)) as url:
+        yield url
+
+
 def test_words_boxes_sentences_and_the_way_back(page):
     page.goto("/")
     expect(page.get_by_role("heading", name="Find images by a part of them")).to_be_visible()
     page.get_by_label("Words or phrases, separated by commas").fill("rocket, cat")
     page.keyboard.press("Enter")
     expect(page.locator(".answer")).to_have_count(2)
-    if page.get_by_role("button", name="Show the nearest").count():
-        page.get_by_role("button", name="Show the nearest").first.click()
     expect(page.locator(".answer").first.locator(".hit")).to_have_count(12)
     assert "q=rocket&q=cat" in page.url
     first = page.locator(".answer").first.locator(".hit").first
@@ -135,14 +140,71 @@ def test_it_is_operated_by_keys_alone(page):
     assert page.evaluate("document.activeElement.id") == "words"
 
 
-def test_no_match_is_said_plainly(page):
-    page.goto("/?q=xqzvblorp")
-    said = page.locator(".answer")
-    expect(said).to_contain_text("a word that nothing here knows")
-    if not said.locator(".hit").count():
-        expect(said).to_contain_text("No match for “xqzvblorp”")
-        said.get_by_role("button", name="Show the nearest images all the same").click()
-    expect(page.locator(".hit").first).to_be_visible()
+def test_no_match_is_said_plainly(page, fenet):
+    page.goto(f"{fenet}/?q=xqzvblorp&q=cat AND submarine&q=cat AND rocket")
+    expect(page.locator(".answer")).to_have_count(3)
+    nonsense, absent, present = page.locator(".answer").all()
+    expect(nonsense).to_contain_text("a word that nothing here knows")
+    expect(nonsense).to_contain_text("No match for “xqzvblorp”The best image has a confidence of 0 %")
+    expect(absent).to_contain_text("No match for “cat AND submarine”The best image for “submarine” has")
+    expect(present.locator(".hit")).to_have_count(12)
+    expect(page.locator(".hit")).to_have_count(12)
+    absent.get_by_role("button", name="Show the nearest images all the same").click()
+    expect(page.locator(".hit")).to_have_count(36)
+
+
+def test_hits_are_not_hidden_where_no_confidence_was_measured(page):
+    page.goto("/?q=submarine")
+    expect(page.locator(".hit")).to_have_count(12)
+    expect(page.locator(".pill")).to_have_count(0)
+
+
+def ids(page):
+    return page.locator("#results .hit").evaluate_all("all => all.map(e => e.querySelector('.name').title)")
+
+
+def test_the_fenet_is_switched_off_and_on(page, fenet, web):
+    page.goto(f"{fenet}/?q=rocket&k=6")
+    switch = page.get_by_role("switch", name="FENet").first
+    expect(switch).to_be_checked()
+    expect(page.locator(".pill")).to_have_count(6)
+    after = ids(page)
+    switch.focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#status")).to_contain_text("nothing says how sure a hit is")
+    hits = web.get("/api/search", params={"q": "rocket", "k": 6}).json()["answers"][0]["hits"]
+    assert ids(page) == [hit["path"] for hit in hits] != after
+    expect(page.locator(".pill")).to_have_count(0)
+    assert "fenet=false" in page.url
+    page.reload()
+    expect(page.locator("#results .hit")).to_have_count(6)
+    expect(switch).not_to_be_checked()
+    assert ids(page) == [hit["path"] for hit in hits]
+    page.go_back()
+    expect(page.locator(".pill")).to_have_count(6)
+    expect(switch).to_be_checked()
+    assert ids(page) == after
+
+
+def test_the_panel_is_switched_too(page, fenet, web):
+    page.goto(f"{fenet}/?q=rocket&k=6&image=scene-03.png&box=106,123,187,336")
+    panel = page.get_by_role("dialog")
+    expect(panel.locator("#similar .hit")).to_have_count(12)
+    expect(panel.get_by_role("button", name="Close")).to_be_focused()
+    panel.get_by_role("switch", name="FENet").click()
+    asked = {"id": "scene-03.png", "box": "106,123,187,336", "k": 6}
+    texts = web.get("/api/assign", params=asked).json()["hits"]
+    scores = [f"{hit['score']:.3f}" for hit in texts]
+    expect(panel.locator("#sentences .score")).to_have_text(scores)
+    assert "fenet=false" in page.url
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("switch", name="FENet").first).not_to_be_checked()
+
+
+def test_there_is_no_switch_without_a_fenet(page):
+    page.goto("/?q=rocket&fenet=false")
+    expect(page.locator(".hit")).to_have_count(12)
+    expect(page.get_by_role("switch")).to_have_count(0)
 
 
 def test_every_image_has_a_text_and_every_control_a_name(page):

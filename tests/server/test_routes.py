@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 import felga
 from felga.corpus.decode import read_image
 from felga.files import canonical
 from felga.server.messages import SURE
+from felga.server.web import make_app
+from tests.server.ports import BASE
 
 IMAGE = "scene-03.png"
 
@@ -89,10 +93,52 @@ def test_images_and_crops_are_those_of_the_file(web, demo):
     assert (image.format, image.size) == ("JPEG", (64, 48))
 
 
+@pytest.fixture(scope="module")
+def fenet(after):
+    """A client of the application that serves the index with a FENet."""
+    with TestClient(make_app(after), base_url=BASE) as client:
+        yield client
+
+
+def test_before_the_fenet_the_answers_are_those_of_an_index_without_one(fenet, web):
+    part = {"id": IMAGE, "box": "10,20,200,180", "k": 4}
+    for path, asked in (
+        ("/api/search", {"q": ["cat", "rocket AND cat", "zerba"], "k": 5, "explain": True}),
+        ("/api/search/image", part),
+        ("/api/assign", part),
+    ):
+        wanted, got = web.get(path, params=asked), fenet.get(path, params={**asked, "fenet": "false"})
+        assert got.json() == wanted.json()
+        assert fenet.get(path, params=asked).json() != wanted.json()
+    queries = {"queries": ["cat"], "k": 3}
+    posted = fenet.post("/api/search", json={**queries, "fenet": False}).json()
+    assert posted == web.post("/api/search", json=queries).json()
+    info = fenet.get("/api/info").json()
+    assert (info["fenet"], info["measured"]) == (True, True)
+
+
+def test_both_can_be_asked_at_once(fenet):
+    asked = [{"q": [word], "fenet": str(on).lower()} for word in ("cat", "coffee") for on in (True, False)]
+    wanted = [fenet.get("/api/search", params=params).json() for params in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda params: fenet.get("/api/search", params=params).json(), asked * 4))
+    assert found == wanted * 4
+
+
+def test_what_no_image_surely_shows_is_named(fenet, web):
+    asked = {"q": ["cat AND submarine", "cat", "cat AND rocket", "submarine"], "explain": True}
+    doubts = [answer["doubt"] for answer in fenet.get("/api/search", params=asked).json()["answers"]]
+    assert [doubt and doubt["term"] for doubt in doubts] == ["submarine", None, None, "submarine"]
+    assert 0 <= doubts[0]["confidence"] < SURE
+    unmeasured = web.get("/api/search", params=asked).json()["answers"]
+    assert [answer["doubt"] for answer in unmeasured] == [None] * 4
+
+
 def test_info_health_and_the_description(web, engine):
     info = web.get("/api/info").json()
     assert (info["images"], info["texts"]) == (16, 16)
     assert (info["state"], info["encoder"], info["fenet"], info["sure"]) == (1, "conse", False, SURE)
+    assert info["measured"] is False
     assert web.get("/healthz").json() == {"status": "ok", "state": 1, "error": None}
     described = web.get("/api/openapi.json").json()
     fields = described["components"]["schemas"]
@@ -126,6 +172,10 @@ def test_metrics_count_requests_batches_and_the_state(web):
         ("/api/search?q=cat&kk=3", 400, "kk: extra inputs are not permitted"),
         ("/api/search?q=" + "x" * 501, 400, "q.0: string should have at most 500"),
         ("/api/search?" + "q=x&" * 65, 400, "q: list should have at most 64 items"),
+        ("/api/search?q=cat&fenet=false", 400, "the index has no FENet: it answers by its encoder alone"),
+        ("/api/assign?id=scene-03.png&fenet=false", 400, "the index has no FENet"),
+        ("/api/search/image?id=scene-03.png&fenet=false", 400, "the index has no FENet"),
+        ("/api/search?q=cat&fenet=before", 400, "fenet: input should be a valid boolean"),
         ("/api/assign?id=scene-03.png&box=1,2,3", 400, "box '1,2,3' is not a box"),
         ("/api/assign?id=scene-03.png&box=1,2,nan,4", 400, "is not a box: expected x1,y1,x2,y2"),
         ("/api/assign?id=scene-03.png&box=900,0,999,9", 400, "covers no pixel of scene-03.png"),

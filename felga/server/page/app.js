@@ -1,76 +1,14 @@
 // The page of `felga serve`: plain modules, no dependencies. Everything that is shown is in the URL.
 
+import { frame, make } from "./frame.js";
+import { ask, enter, imageUrl, remember } from "./server.js";
+
 const $ = (id) => document.getElementById(id);
-const SECRET = "felga-token"; // of sessionStorage: gone with the tab
-const DRAG = 6; // pixels that the pointer moves before a click is a box
 let info = { sure: 0.95, limits: { queries: 64 } };
+const switches = document.querySelectorAll(".switch input"); // one in the head, one in the panel
 let upload = null; // the file that is searched by, which no URL can name
-const running = {}; // one request per place: a newer one aborts it
-
-// --- the server
-
-function remember() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!given) return;
-  sessionStorage.setItem(SECRET, given);
-  history.replaceState(null, "", location.pathname + location.search);
-}
-
-async function ask(place, path, options = {}) {
-  running[place]?.abort();
-  const stop = (running[place] = new AbortController());
-  const response = await send(path, { ...options, signal: stop.signal });
-  return response.json();
-}
-
-async function send(path, options = {}) {
-  const token = sessionStorage.getItem(SECRET);
-  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("the server cannot be reached");
-  }
-  if (response.status === 401) {
-    $("login").hidden = false;
-    $("token").focus();
-  }
-  if (!response.ok) {
-    const said = await response.json().catch(() => ({}));
-    throw new Error(said.error ?? `the server answered ${response.status}`);
-  }
-  return response;
-}
-
-const imageUrl = (id, side) => `api/images/${id.split("/").map(encodeURIComponent).join("/")}?max_side=${side}`;
-
-async function load(img, url) {
-  img.addEventListener("error", () => img.classList.add("gone"), { once: true });
-  if (!sessionStorage.getItem(SECRET)) {
-    img.src = url;
-    return;
-  }
-  try { // an <img> cannot carry a token
-    const response = await send(url);
-    img.src = URL.createObjectURL(await response.blob());
-    img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
-  } catch {
-    img.classList.add("gone");
-  }
-}
 
 // --- small parts
-
-function make(name, { dataset, style, on, ...properties } = {}, ...children) {
-  const element = Object.assign(document.createElement(name), properties);
-  Object.assign(element.dataset, dataset);
-  for (const [key, value] of Object.entries(style ?? {})) element.style.setProperty(key, value);
-  for (const [key, value] of Object.entries(on ?? {})) element.addEventListener(key, value);
-  element.append(...children);
-  return element;
-}
 
 const percent = (share) => {
   const value = Math.floor(share * 1000) / 10;
@@ -93,69 +31,7 @@ function failed(place, error) {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-// --- images with boxes
-
-function frame({ src, width, height, alt, boxes = [], pick, lazy = true }) {
-  const img = make("img", { alt, draggable: false, loading: lazy ? "lazy" : "eager", decoding: "async" });
-  const area = make("div", { className: "frame", style: { "--a": width / height } }, img);
-  load(img, src);
-  boxes.forEach((region, at) => {
-    const [x1, y1, x2, y2] = region.box;
-    const button = make("button", {
-      type: "button",
-      className: `region${at && !region.term ? " next" : ""}${y1 < height / 12 ? " top" : ""}${region.whole ? " entire" : ""}`,
-      title: region.term ?? region.label ?? "",
-      dataset: region.term ? { term: region.term } : {},
-      ariaLabel: `${region.says}. Show its sentences and images like it`,
-      on: { click: () => pick(region.whole ? null : region.box) },
-      style: {
-        left: `${(100 * x1) / width}%`, top: `${(100 * y1) / height}%`,
-        width: `${(100 * (x2 - x1)) / width}%`, height: `${(100 * (y2 - y1)) / height}%`,
-      },
-    });
-    area.append(button);
-  });
-  if (pick) draggable(area, width, height, pick);
-  return area;
-}
-
-function draggable(area, width, height, pick) {
-  let from = null;
-  let rubber = null;
-  const place = (event) => {
-    const seen = area.getBoundingClientRect();
-    const inside = (value) => Math.min(Math.max(value, 0), 1);
-    return [inside((event.clientX - seen.left) / seen.width), inside((event.clientY - seen.top) / seen.height)];
-  };
-  const corners = (to) => [0, 1].flatMap((side) => [0, 1].map((axis) => Math[side ? "max" : "min"](from.at[axis], to[axis])));
-  const end = () => {
-    rubber?.remove();
-    from = rubber = null;
-  };
-  area.addEventListener("pointerdown", (event) => {
-    if (event.button === 0) from = { at: place(event), x: event.clientX, y: event.clientY };
-  });
-  area.addEventListener("pointermove", (event) => {
-    if (!from) return;
-    if (!rubber && Math.hypot(event.clientX - from.x, event.clientY - from.y) < DRAG) return;
-    if (!rubber) {
-      area.setPointerCapture(event.pointerId);
-      area.append((rubber = make("div", { className: "rubber" })));
-    }
-    const [x1, y1, x2, y2] = corners(place(event));
-    Object.assign(rubber.style, { left: `${x1 * 100}%`, top: `${y1 * 100}%`, width: `${(x2 - x1) * 100}%`, height: `${(y2 - y1) * 100}%` });
-  });
-  area.addEventListener("pointerup", (event) => {
-    const drawn = rubber && corners(place(event));
-    end();
-    if (!drawn) return;
-    area.addEventListener("click", (click) => click.stopPropagation(), { capture: true, once: true });
-    setTimeout(() => area.dispatchEvent(new Event("click")), 0); // or the next real click would be swallowed
-    const box = [drawn[0] * width, drawn[1] * height, drawn[2] * width, drawn[3] * height].map(Math.round);
-    if (box[2] > box[0] && box[3] > box[1]) pick(box);
-  });
-  area.addEventListener("pointercancel", end);
-}
+// --- hits
 
 function card(hit, side) {
   const boxes = hit.regions.map((region, at) => ({
@@ -170,19 +46,19 @@ function card(hit, side) {
     make("button", { className: "name", type: "button", title: hit.path, on: { click: () => open(null) } },
       make("span", { textContent: hit.image_id })),
     make("span", { className: "score", textContent: hit.score.toFixed(3), title: "Score: ranks the images of one query, and means nothing beyond" }));
-  if (hit.confidence !== null && hit.confidence !== undefined) caption.append(about(hit));
-  const picture = frame({ src: imageUrl(hit.image_id, side), width: hit.width || 4, height: hit.height || 3, alt, boxes, pick: open });
-  return make("figure", { className: "hit", style: { "--a": (hit.width || 4) / (hit.height || 3) } }, picture, caption);
+  if (hit.explanation) caption.append(about(hit));
+  const shown = frame({ src: imageUrl(hit.image_id, side), width: hit.width || 4, height: hit.height || 3, alt, boxes, pick: open });
+  return make("figure", { className: "hit", style: { "--a": (hit.width || 4) / (hit.height || 3) } }, shown, caption);
 }
 
 function about(hit) {
   const sure = hit.confidence >= info.sure;
-  const words = hit.explanation?.keywords ?? [];
-  return make("div", { className: "more" },
-    make("span", {
-      className: `pill${sure ? " sure" : ""}`, textContent: `${percent(hit.confidence)} sure`,
-      title: "Confidence: one less the share of searches for absent things that do as well",
-    }),
+  const words = hit.explanation.keywords;
+  const pill = make("span", {
+    className: `pill${sure ? " sure" : ""}`, textContent: `${percent(hit.confidence)} sure`,
+    title: "Confidence: one less the share of searches for absent things that do as well",
+  });
+  return make("div", { className: "more" }, ...(info.measured ? [pill] : []),
     ...(words.length ? [make("span", { textContent: `near: ${words.join(", ")}` })] : []));
 }
 
@@ -199,27 +75,24 @@ function answer(found, all) {
     })));
     head.append(hint);
   }
-  const best = found.hits[0]?.confidence ?? null;
-  const several = found.hits[0]?.regions.some((region) => region.term); // no confidence says whether one has all
-  const doubtful = best !== null && best < info.sure && !several;
-  if (!found.hits.length || (doubtful && !all)) section.append(noMatch(found, best));
+  if (!found.hits.length || (found.doubt && !all)) section.append(noMatch(found));
   else section.append(make("div", { className: "wall" }, ...found.hits.map((hit) => card(hit, 640))));
   return section;
 }
 
-function noMatch(found, best) {
-  const note = make("div", { className: "notice" }, make("b", { textContent: `No match for “${found.query}”` }));
-  if (best === null) {
+function noMatch({ query, doubt }) {
+  const note = make("div", { className: "notice" }, make("b", { textContent: `No match for “${query}”` }));
+  if (!doubt) {
     note.append(make("p", { textContent: "There is nothing to rank." }));
     return note;
   }
   note.append(
-    make("p", { textContent: `The best image has a confidence of ${percent(best)}; an answer needs ${percent(info.sure)}.` }),
+    make("p", { textContent: `The best image${doubt.term === query ? "" : ` for “${doubt.term}”`} has a confidence of ${percent(doubt.confidence)}; an answer needs ${percent(info.sure)}.` }),
     make("button", { type: "button", textContent: "Show the nearest images all the same", on: { click: () => go({ ...state(), all: true }) } }));
   return note;
 }
 
-async function search({ q, k, regions, all }) {
+async function search({ q, k, regions, all, fenet }) {
   const main = $("results");
   if (!q.length) {
     main.replaceChildren($("welcome").content.cloneNode(true));
@@ -229,13 +102,13 @@ async function search({ q, k, regions, all }) {
   main.replaceChildren(make("div", { className: "wall" }));
   waiting(main.firstChild, 6);
   say("Searching …");
-  const asked = new URLSearchParams([...q.map((one) => ["q", one]), ["k", k], ["regions", regions], ["explain", true]]);
+  const asked = new URLSearchParams([...q.map((one) => ["q", one]), ["k", k], ["regions", regions], ["explain", fenet], ...before(fenet)]);
   const started = performance.now();
   try {
     const found = await ask("words", `api/search?${asked}`);
     main.replaceChildren(...found.answers.map((one) => answer(one, all)));
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    say(`${q.length === 1 ? "One search" : `${q.length} searches`} in ${info.images ?? "all"} images, ${seconds} s`);
+    say(`${q.length === 1 ? "One search" : `${q.length} searches`} in ${info.images ?? "all"} images, ${seconds} s${fenet ? "" : " · without the FENet, nothing says how sure a hit is"}`);
   } catch (error) {
     if (error.name === "AbortError") return;
     main.replaceChildren();
@@ -245,7 +118,7 @@ async function search({ q, k, regions, all }) {
 
 // --- the panel: one image or a part of it, its sentences, and what looks like it
 
-async function panel({ image, box, width, height }) {
+async function panel({ image, box, fenet, width, height }) {
   const own = image === null;
   if (own && !upload) return shut();
   const title = own ? upload.name : image;
@@ -256,7 +129,7 @@ async function panel({ image, box, width, height }) {
   $("panel").scrollTop = 0;
   waiting($("sentences"), 3, "line");
   waiting($("similar"), 6);
-  const asked = new URLSearchParams({ ...(own ? {} : { id: image }), ...(box ? { box: box.join(",") } : {}) });
+  const asked = new URLSearchParams([...(own ? [] : [["id", image]]), ...(box ? [["box", box.join(",")]] : []), ...before(fenet)]);
   const post = own ? { method: "POST", body: upload.file, headers: { "Content-Type": upload.file.type } } : {};
   subject({ image, box, title, width: own ? upload.width : width, height: own ? upload.height : height });
   await Promise.all([
@@ -318,6 +191,8 @@ async function take(file) {
 
 // --- the state is the URL
 
+const before = (fenet) => (fenet ? [] : [["fenet", false]]); // asks for the answer before the FENet
+
 function state() {
   const url = new URLSearchParams(location.search);
   const number = (name, other) => Number.parseInt(url.get(name), 10) || other;
@@ -325,13 +200,14 @@ function state() {
   return {
     q: url.getAll("q").filter((one) => one.trim()),
     k: number("k", 12), regions: number("regions", 1), all: url.has("all"),
+    fenet: !info.fenet || url.get("fenet") !== "false",
     image: url.get("image"), box: box?.length === 4 && box.every(Number.isFinite) ? box : null,
     upload: url.has("upload"),
   };
 }
 
-function address({ q, k, regions, all, image, box, upload: own }) {
-  const url = new URLSearchParams(q.map((one) => ["q", one]));
+function address({ q, k, regions, all, fenet, image, box, upload: own }) {
+  const url = new URLSearchParams([...q.map((one) => ["q", one]), ...before(fenet)]);
   if (k !== 12) url.set("k", k);
   if (regions !== 1) url.set("regions", regions);
   if (all) url.set("all", 1);
@@ -350,11 +226,12 @@ function render(extra = {}) {
     if (![...$(name).options].some((one) => one.value === String(now[name]))) $(name).add(new Option(now[name]));
     $(name).value = String(now[name]);
   }
+  for (const one of switches) one.checked = now.fenet;
   document.title = now.q.length ? `${now.q.join(", ")} – felga` : "felga";
-  const key = JSON.stringify([now.q, now.k, now.regions, now.all]);
+  const key = JSON.stringify([now.q, now.k, now.regions, now.all, now.fenet]);
   if (key !== searched) search(now);
   searched = key;
-  if (now.image !== null || now.upload) panel({ image: now.upload ? null : now.image, box: now.box, ...extra });
+  if (now.image !== null || now.upload) panel({ image: now.upload ? null : now.image, box: now.box, fenet: now.fenet, ...extra });
   else shut();
 }
 
@@ -369,7 +246,7 @@ function show({ image, box, width, height }) {
 }
 
 const asked = () => $("words").value.split(",").map((one) => one.trim()).filter(Boolean).slice(0, info.limits.queries);
-const fresh = () => ({ q: asked(), k: Number($("k").value), regions: Number($("regions").value), image: null, box: null });
+const fresh = () => ({ q: asked(), k: Number($("k").value), regions: Number($("regions").value), fenet: state().fenet, image: null, box: null });
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -377,6 +254,7 @@ $("ask").addEventListener("submit", (event) => {
   go(fresh());
 });
 for (const name of ["k", "regions"]) $(name).addEventListener("change", () => go({ ...fresh(), all: state().all }));
+for (const one of switches) one.addEventListener("change", () => go({ ...state(), q: asked(), fenet: one.checked }));
 $("pick").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", (event) => take(event.target.files[0]).then(() => (event.target.value = "")));
 $("close").addEventListener("click", shut);
@@ -397,7 +275,7 @@ $("box").addEventListener("input", () => $("box").setCustomValidity(""));
 $("entire").addEventListener("click", () => show({ image: state().upload ? null : state().image, box: null }));
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(SECRET, $("token").value);
+  enter($("token").value);
   location.reload();
 });
 const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
@@ -425,6 +303,7 @@ async function start() {
   remember();
   try {
     info = await ask("info", "api/info");
+    for (const one of switches) one.parentElement.hidden = !info.fenet;
     $("about").textContent = `${info.index}: ${info.images.toLocaleString()} images with ${info.regions.toLocaleString()} regions, ${info.texts.toLocaleString()} texts · ${info.encoder}${info.fenet ? " with a FENet" : ""} · felga ${info.felga}`;
   } catch (error) {
     say(capital(error.message) + ".", true);
