@@ -181,7 +181,7 @@ def recognised(graph: Graph) -> Family:
 class Yolox:
     """YOLOX: a letterbox from the upper left corner, BGR from 0 to 255; a box scores objectness times class.
 
-    Models of before version 0.1.1rc0 ("legacy"), which normalize, are not told apart, and find nothing.
+    Models of before version 0.1.1rc0 ("legacy"), which normalize, are not told apart, and find little.
     """
 
     names: Mapping[int, str] = {}
