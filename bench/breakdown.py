@@ -1,4 +1,4 @@
-"""What goes wrong when class names are asked of val2017: no box, wrong box or wrong concept (felga audit --labels).
+"""What goes wrong when class names are asked of val2017 (felga audit --labels).
 
     python bench/breakdown.py --root COCO [--work DIR] [--out bench/results/breakdown.json]
 
