@@ -7,7 +7,6 @@ those of the file's metadata (``names``, as Ultralytics writes it), else those o
 
 from __future__ import annotations
 
-import ast
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,14 +23,13 @@ from felga.errors import BadInputError
 from felga.files import read_lines, read_regular
 from felga.models.device import pick_device
 from felga.models.weights import existing, first_line, sha256_of
-from felga.proposals.onnx_outputs import Arrays, Family, Graph, Slot, recognised
+from felga.proposals.onnx_outputs import Arrays, Family, Graph, Slot, literal, recognised
 from felga.proposals.regions import as_regions
 from felga.types import DecodedImage, Region
 
 VERSION = 1
 """Raised when the same settings yield other regions."""
 LARGEST_FILE = 2**31 - 1  # bytes; what protobuf can hold
-LONGEST_NAMES = 1_000_000  # characters of the metadata that holds class names
 ERRORS = (
     raised.EPFail,
     raised.Fail,
@@ -174,10 +172,7 @@ def names_in(text: str) -> dict[int, str]:
     >>> names_in("{0: 'boat', 1: 'dog'}")
     {0: 'boat', 1: 'dog'}
     """
-    try:
-        value = ast.literal_eval(text) if len(text) <= LONGEST_NAMES else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return {}
+    value = literal(text)
     pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
     return {
         int(number): str(name).encode("utf-8", "replace").decode()

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,12 +37,13 @@ from felga.proposals.hf import (
 from felga.proposals.regions import stretched
 from felga.types import Floats, Pixels, Rows
 
-SIDE = 640  # of an input whose sides are free; what YOLOX, YOLOv8 and RT-DETR are trained at
+SIDE = 640  # of an input whose sides are free, and not in its metadata
 LARGEST = 4096  # side of an input
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 GREY = 114  # around an image that does not fill the input
 NMS = 0.65
 """IoU above which the worse of two boxes is dropped, of whatever class; YOLOX's own at testing."""
+LONGEST_LITERAL = 1_000_000  # characters of metadata
 CANDIDATES = 1000  # best boxes before NMS
 LARGEST_LOG = 6.0
 """Sides that are larger than this in the median are pixels, others logarithms in units of the stride: as a
@@ -103,7 +105,11 @@ class Graph(NamedTuple):
         if len(images.shape) != 4 or images.type not in DTYPES:
             raise self.unknown()
         batch, channels, *free = images.shape
-        height, width = (side if isinstance(side, int) else SIDE for side in free)
+        trained = literal(self.metadata.get("imgsz", ""))  # as Ultralytics writes it: height, width
+        usual = (
+            trained if isinstance(trained, list) and list(map(type, trained)) == [int, int] else [SIDE] * 2
+        )
+        height, width = (a if isinstance(a, int) else b for a, b in zip(free, usual, strict=True))
         if (isinstance(batch, int) and batch != 1) or (isinstance(channels, int) and channels != 3):
             raise self.unknown()
         if not (1 <= width <= LARGEST and 1 <= height <= LARGEST):
@@ -348,6 +354,14 @@ class Transformers:
         return Detections(
             corners.astype(np.float64), values.astype(np.float64), labels.astype(np.int64), (width, height)
         )
+
+
+def literal(text: str) -> Any:
+    """The value of a literal of Python in metadata, None if it is none."""
+    try:
+        return ast.literal_eval(text) if len(text) <= LONGEST_LITERAL else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _letterbox(pixels: Pixels, size: tuple[int, int], *, centered: bool) -> tuple[Pixels, float, Floats]:

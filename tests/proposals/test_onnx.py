@@ -181,12 +181,17 @@ def test_a_size_that_the_image_processor_does_not_make(tmp_path):
         onnx(str(file), device="cpu").propose(IMAGES[:1], 1)
 
 
-def test_free_sides_are_640_and_half_precision_is_given_half_precision(tmp_path):
+def test_free_sides_are_those_of_the_metadata_or_640_and_half_precision_is_given_half_precision(tmp_path):
     free = {"images": {0: "batch", 2: "height", 3: "width"}}
     head = Yolox(3, False)
     proposer = onnx(str(yolo(head, tmp_path / "free.onnx", 640, 640, free)), device="cpu")
     assert proposer.settings()["input"] == [640, 640]
     (wanted,) = proposer.propose(IMAGES[:1], 3)
+    sized = described(shutil.copy(tmp_path / "free.onnx", tmp_path / "sized.onnx"), imgsz="[320, 416]")
+    assert onnx(str(sized), device="cpu").settings()["input"] == [416, 320]
+    for junk in ("[320]", "320", "['a', 'b']", "[1.5, 2]", "("):
+        file = described(shutil.copy(tmp_path / "free.onnx", tmp_path / "junk.onnx"), imgsz=junk)
+        assert onnx(str(file), device="cpu").settings()["input"] == [640, 640]
     half = onnx(str(yolo(Half(head), tmp_path / "half.onnx", 640, 640)), device="cpu")
     (found,) = half.propose(IMAGES[:1], 3)
     np.testing.assert_allclose([r.score for r in found], [r.score for r in wanted], atol=2e-2)
