@@ -7,6 +7,7 @@ those of the file's metadata (``names``, as Ultralytics writes it), else those o
 
 from __future__ import annotations
 
+import re
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from felga.types import DecodedImage, Region
 VERSION = 1
 """Raised when the same settings yield other regions."""
 LARGEST_FILE = 2**31 - 1  # bytes; what protobuf can hold
+REASON = 300  # characters of what ONNX Runtime says
 ERRORS = (
     raised.EPFail,
     raised.Fail,
@@ -142,7 +144,7 @@ class OnnxDetector:
             try:
                 found = session.run(None, feeds)
             except ERRORS as error:
-                raise BadInputError(f"{str(self.file)!r} fails on an image: {first_line(error)}") from error
+                raise BadInputError(f"{str(self.file)!r} fails on an image: {_reason(error)}") from error
             arrays = {slot.name: value for slot, value in zip(outputs, found, strict=True)}
             if not all(isinstance(value, np.ndarray) and value.dtype.kind in "fiu" for value in found):
                 raise graph.unknown()
@@ -157,13 +159,19 @@ class OnnxDetector:
         return graph
 
     def _fault(self, error: Exception) -> str:
-        reason = first_line(error)
+        reason = _reason(error)
         if "external data" in reason.lower():
             return (
                 f"{str(self.file)!r} keeps its weights in other files, which felga does not read: save it in "
                 'one with the package onnx: onnx.save(onnx.load("FILE"), "NEW")'
             )
         return f"{str(self.file)!r} is damaged, or no ONNX file that ONNX Runtime runs: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without its codes."""
+    reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first_line(error))
+    return reason if len(reason) <= REASON else f"{reason[:REASON]}..."
 
 
 def names_in(text: str) -> dict[int, str]:
