@@ -96,6 +96,11 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.proposals.hf:hf",
             "hf:OWNER/NAME or hf:FOLDER, a detector of transformers, such as RT-DETR, DETR or YOLOS",
         ),
+        "onnx": Entry(
+            "felga.proposals.onnx:onnx",
+            "onnx:FILE, a detector exported to ONNX: YOLOX, YOLOv8, RT-DETR, or one of transformers",
+            "pip install 'felga[onnx]'",
+        ),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",
             "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",
