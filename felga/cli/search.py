@@ -14,8 +14,8 @@ from felga.cli import flags
 from felga.cli.output import say
 from felga.cli.outputs import Outputs
 from felga.cli.remote import opened, query_image
+from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
-from felga.corpus.tarball import exists
 from felga.errors import BadInputError
 from felga.files import read_lines, shown
 

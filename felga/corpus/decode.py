@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from felga.corpus.inside import DamagedShard, read_member
 from felga.corpus.items import MAX_MEGAPIXELS
-from felga.corpus.tarball import DamagedTar, read_member
 from felga.errors import BadInputError
 from felga.files import read_regular, shown
 from felga.types import DecodedImage, Pixels
@@ -41,7 +41,7 @@ class UnreadableImage(BadInputError):
 def read_file(path: Path, name: str | None = None) -> bytes:
     """The bytes of an image file; never blocks on a pipe, a device or a file of ``/proc``.
 
-    ``SHARD.tar/MEMBER`` is a file inside a tar (:mod:`felga.corpus.tarball`).
+    ``SHARD.tar/MEMBER`` and ``SHARD.parquet/MEMBER`` are files, too (:mod:`felga.corpus.inside`).
 
     Args:
         name: how errors call it; None: by its file name.
@@ -52,7 +52,7 @@ def read_file(path: Path, name: str | None = None) -> bytes:
     name = name or shown(path.name)
     try:
         data = _read(path)
-    except DamagedTar as error:
+    except DamagedShard as error:
         raise UnreadableImage(f"{name} cannot be read: {error}") from error
     except OSError as error:
         raise UnreadableImage(f"{name} cannot be read: {error.strerror}") from error

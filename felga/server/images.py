@@ -14,8 +14,8 @@ import pyarrow.compute  # pa.compute
 from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, decode_image, read_file
+from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
-from felga.corpus.tarball import exists
 from felga.engine import Engine
 from felga.errors import NotFoundError
 from felga.queries import inside

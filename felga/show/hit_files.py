@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, read_file, read_image
-from felga.corpus.tarball import exists
+from felga.corpus.inside import exists
 from felga.errors import StorageError
 from felga.files import shown, storage_errors
 from felga.show.text import Answer
@@ -68,7 +68,7 @@ def _copy(hit: ImageHit, folder: Path, prefix: str) -> int:
 def _link(hit: ImageHit, folder: Path, prefix: str) -> int:
     if not os.path.exists(hit.path) and exists(hit.path):
         raise UnreadableImage(
-            f"{shown(os.path.basename(hit.path))} lies inside a tar, where no link can lead: copy it instead"
+            f"{shown(os.path.basename(hit.path))} lies inside a shard, where no link can lead: copy it"
         )
     if not os.path.exists(hit.path):
         raise UnreadableImage(
