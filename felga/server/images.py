@@ -18,6 +18,7 @@ from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
 from felga.engine import Engine
 from felga.errors import NotFoundError
+from felga.files import is_url
 from felga.queries import inside
 from felga.types import Box, DecodedImage
 
@@ -61,6 +62,8 @@ class ImageFiles:
         if kind not in IN_FILES:
             raise NotFoundError(f"images of a {kind} corpus are not files, and cannot be shown")
         (row,) = self._engine.index.images.take([position], ["path"])
+        if is_url(os.fsdecode(row["path"])):
+            raise NotFoundError(f"the image {image_id!r} is at a URL, and not here")
         try:
             root = self._engine.root.resolve()
             path = (root / os.fsdecode(row["path"])).resolve()
