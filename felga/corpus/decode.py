@@ -100,7 +100,8 @@ def image_size(data: bytes, image_id: str) -> tuple[int, int]:
     with _opened(data, name) as image:
         try:
             width, height = image.size
-            sideways = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            # Pillow gives the size of a TIFF upright
+            sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
         except Exception as error:  # as in _opened
             raise UnreadableImage(f"{name} cannot be decoded: {_reason(error)}") from error
     return (height, width) if sideways else (width, height)
