@@ -26,7 +26,7 @@ ENOUGH, MOST = 200, 20_000
 CorpusName = Annotated[
     str | None,
     typer.Argument(
-        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; or "
+        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; parquet:SHARDS; or "
         "PLUGIN:ARGUMENT."
     ),
 ]
