@@ -5,8 +5,8 @@
 Makes an environment of their own for FiftyOne, Hugging Face datasets, embedding-reader (which clip-retrieval
 uses) and img2dataset, or uses that of PYTHON, which has them: they cannot be installed beside felga. Indexes
 the demo corpus, exports hits and vectors with felga's commands, and compares what the packages read with what
-felga's Python interface says. img2dataset downloads the demo corpus from this machine into parquet shards, which
-felga reads. Writes checks/results/exports.json; exits 1 where something differs.
+felga's Python interface says. img2dataset downloads the demo corpus from this machine into parquet shards,
+which felga reads. Writes checks/results/exports.json; exits 1 where something differs.
 
 FiftyOne's importer is run without a dataset: its datasets live in a MongoDB server, which the package
 fiftyone-db downloads from MongoDB's site when it is installed.

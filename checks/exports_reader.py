@@ -29,16 +29,9 @@ def by_fiftyone(folder: Path) -> list[dict[str, Any]]:
     ) as reader:
         for path, metadata, detections in reader:
             size = [metadata.width, metadata.height]
-            seen += [
-                {
-                    "path": path,
-                    "size": size,
-                    "label": one.label,
-                    "box": one.bounding_box,
-                    "score": one.confidence,
-                }
-                for one in detections.detections
-            ]
+            for one in detections.detections:
+                about = {"label": one.label, "box": one.bounding_box, "score": one.confidence}
+                seen.append({"path": path, "size": size, **about})
     return seen
 
 

@@ -132,22 +132,21 @@ def import_vectors(
 
 
 def _check_encoder(source: ClipRetrieval, encoder: Encoder, identity: dict[str, object]) -> None:
-    if source.dim != encoder.dim:
-        raise BadInputError(
-            f"{shown(source.folder)} holds vectors of length {source.dim}, those of {encoder.name} have "
-            f"{encoder.dim}: name the encoder that made them"
-        )
-    if source.about is None:
-        return
-    if source.about.get("fenet") is not None:
+    about = source.about
+    if about is not None and about.get("fenet") is not None:
         raise BadInputError(
             f"{shown(source.folder)} holds vectors that went through a FENet: export an index without one "
             "(`felga fenet apply --remove`)"
         )
-    if differ := differences(source.about["encoder"], identity):
+    if about is not None and (differ := differences(about["encoder"], identity)):
         raise BadInputError(
             f"{shown(source.folder)} was exported from an index of another encoder ({summary(differ)}): "
             "name that one"
+        )
+    if source.dim != encoder.dim:
+        raise BadInputError(
+            f"{shown(source.folder)} holds vectors of length {source.dim}, those of {encoder.name} have "
+            f"{encoder.dim}: name the encoder that made them"
         )
 
 
