@@ -126,6 +126,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.corpus.webdataset:webdataset",
             "webdataset:FOLDER or webdataset:DIR/{00000..00009}.tar, tar shards, also img2dataset's",
         ),
+        "parquet": Entry(
+            "felga.corpus.parquet:parquet",
+            "parquet:FOLDER or parquet:DIR/{00000..00009}.parquet, shards of img2dataset",
+        ),
     },
 }
 

@@ -13,6 +13,7 @@ from felga.cli.concepts import concepts
 from felga.cli.doctor import doctor
 from felga.cli.dups import dups
 from felga.cli.export import export
+from felga.cli.imports import import_
 from felga.cli.index import index
 from felga.cli.info import info, verify
 from felga.cli.output import echo, say, tolerant_streams
@@ -70,6 +71,9 @@ app.command(epilog="Example: felga concepts --index indexes/photos -k 20 --save-
 app.command(epilog="Example: felga audit --index indexes/photos -k 20 --labels instances.json")(audit)
 app.command(epilog="Example: felga serve --index indexes/photos --port 8000")(serve)
 app.command(epilog="Example: felga export indexes/photos --to clip-retrieval vectors/")(export)
+app.command(
+    "import", epilog="Example: felga import vectors/ --from clip-retrieval --encoder clip --out indexes/laion"
+)(import_)
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)
 app.command(epilog="Example: felga verify --index indexes/photos")(verify)
 app.command(epilog="Example: felga doctor --format json")(doctor)

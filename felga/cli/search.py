@@ -14,10 +14,10 @@ from felga.cli import flags
 from felga.cli.output import say
 from felga.cli.outputs import Outputs
 from felga.cli.remote import opened, query_image
+from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
-from felga.corpus.tarball import exists
 from felga.errors import BadInputError
-from felga.files import read_lines, shown
+from felga.files import is_url, read_lines, shown
 
 if TYPE_CHECKING:
     from felga.cli.remote import Asked
@@ -197,7 +197,7 @@ def _missing(engine: Asked, hits: Sequence[Sequence[ImageHit]]) -> frozenset[str
     """Paths of hits that no longer exist, reported once; other corpora than these may have no paths."""
     if not hasattr(engine, "manifest") or engine.manifest.corpus.kind not in IN_FILES:
         return frozenset()
-    paths = {hit.path for found in hits for hit in found}
+    paths = {hit.path for found in hits for hit in found if not is_url(hit.path)}
     missing = frozenset(path for path in paths if not exists(path))
     if missing:
         say(
