@@ -288,21 +288,25 @@ def _tag_file(wanted: str, tag: dict[str, Any]) -> Path:
 
 def found() -> Iterator[tuple[str, Path]]:
     """The names whose weights are in a cache, each with its weight file."""
-    with offline():
-        for architecture, name in open_clip.list_pretrained():
-            tag = open_clip.get_pretrained_cfg(architecture, name)
-            if architecture.endswith("-quickgelu") and not tag.get("quick_gelu", False):
-                continue  # refused
-            file = cache_folders()["open_clip"] / os.path.basename(tag.get("url", ""))
-            if tag.get("hf_hub"):
-                try:
-                    file = _tag_file("its weight file", tag)
-                except MissingError:  # not in the cache
-                    continue
-            if file.is_file():
-                yield f"clip:{architecture}/{name}", file
-        for repository, snapshot in snapshots():
-            if (snapshot / CONFIG).is_file():
-                for file in filter(Path.is_file, (snapshot / known for known in CHECKPOINTS)):
-                    yield f"clip:{HF_HUB_PREFIX}{repository}", file
-                    break
+    for architecture, name in open_clip.list_pretrained():
+        tag = open_clip.get_pretrained_cfg(architecture, name)
+        if architecture.endswith("-quickgelu") and not tag.get("quick_gelu", False):
+            continue  # refused
+        if (file := _cached_file(tag)) is not None:
+            yield f"clip:{architecture}/{name}", file
+    for repository, snapshot in snapshots():
+        if (snapshot / CONFIG).is_file():
+            files = (snapshot / known for known in CHECKPOINTS)
+            if (file := next(filter(Path.is_file, files), None)) is not None:
+                yield f"clip:{HF_HUB_PREFIX}{repository}", file
+
+
+def _cached_file(tag: dict[str, Any]) -> Path | None:
+    if not tag.get("hf_hub"):
+        file = cache_folders()["open_clip"] / os.path.basename(tag["url"])
+        return file if file.is_file() else None
+    try:
+        with offline():
+            return _tag_file("its weight file", tag)
+    except MissingError:  # not in the cache
+        return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -182,16 +182,15 @@ def _link(place: Path, content: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        handle = open_regular(path)
-        tar = handle.__enter__()
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"{shown(path)} does not exist: expected a bundle of felga models export"
-        ) from error
-    except OSError as error:
-        raise BadInputError(f"{shown(path)} cannot be read: {error.strerror}") from error
-    with tar:
+    with ExitStack() as stack:
+        try:
+            tar = stack.enter_context(open_regular(path))
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{shown(path)} does not exist: expected a bundle of `felga models export`"
+            ) from error
+        except OSError as error:
+            raise BadInputError(f"{shown(path)} cannot be read: {error.strerror}") from error
         yield tar
 
 

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
+
+from felga.encoders.open_clip import DEFAULT
 
 from ..encoders.tiny import tiny_blip, tiny_clip
 from ..models.homes import move_in
@@ -167,6 +170,25 @@ def test_list_names_every_file_with_its_users(connected, capsys, monkeypatch):
     assert rows["conse.safetensors"]["names"] == ["the FENet of conse"]
     table, _ = call(capsys, *LIST)
     assert all(text in table for text in (CLIP, BLIP, DETECTOR, "keybert", rows[file.name]["sha256"][:12]))
+
+
+def test_list_knows_the_names_of_open_clip(tmp_path, capsys, monkeypatch):
+    repository = move_in(tmp_path, monkeypatch) / "models--laion--CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1" * 40)
+    (repository / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    (repository / "snapshots" / ("1" * 40) / "open_clip_model.safetensors").write_bytes(b"weights")
+    (tmp_path / ".cache" / "clip").mkdir(parents=True)
+    (tmp_path / ".cache" / "clip" / "rn50-quickgelu-yfcc15m-455df137.pt").write_bytes(b"weights")
+    told = open_clip.get_pretrained_cfg
+
+    def of_a_plain_url(architecture, tag):  # as older versions of open_clip know some weights
+        return told(architecture, tag) | ({"hf_hub": ""} if tag == "yfcc15m" else {})
+
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", of_a_plain_url)
+    rows = {row["source"]: row["names"] for row in json.loads(call(capsys, *LIST, "--format", "json")[0])}
+    assert rows["laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"] == [f"clip:{DEFAULT}"]
+    assert rows["open_clip's cache"] == ["clip:RN50/yfcc15m", "clip:RN50-quickgelu/yfcc15m"]
 
 
 @pytest.mark.parametrize(

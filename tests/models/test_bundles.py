@@ -16,7 +16,7 @@ from huggingface_hub import constants, snapshot_download
 from felga.errors import BadInputError, BusyError, NotFoundError, StorageError
 from felga.models.bundles import export_bundle, import_bundle
 from felga.models.caches import located, reading
-from felga.models.weights import hub_folder, model_folder
+from felga.models.weights import hub_file, hub_folder, model_folder
 
 from .homes import move_in, state
 from .hub import commit_of, serving
@@ -83,6 +83,13 @@ def test_what_felga_fetched_is_found_without_a_network(source, monkeypatch):
         folder = model_folder(REPOSITORY, "the test")
     assert sorted(path.name for path in set(read)) == sorted(FETCHED)
     assert folder.name == located(read[0]).commit
+
+
+def test_a_part_of_a_repository_is_read_as_that_part(source):
+    with reading() as read:
+        hub_file(REPOSITORY, ["no.json", "config.json"], "the test")
+        hub_folder(REPOSITORY, ["*.txt", "*.model"], "the test")
+    assert [path.name for path in read] == ["config.json", "vocab.txt"]
 
 
 def test_a_bundle_is_a_plain_tar_that_says_what_it_holds(bundle, repository):
@@ -346,9 +353,13 @@ def test_a_member_that_the_manifest_does_not_list_is_refused(what, tmp_path, mon
     assert not (tmp_path / "home").exists()
 
 
-def test_the_forged_bundle_is_sound_without_a_change(tmp_path, monkeypatch):
-    move_in(tmp_path / "home", monkeypatch)
-    assert len(import_bundle(forged(tmp_path / "good.tar", lambda *_: None)).written) == 1
+@pytest.mark.parametrize("path", ["config.json", "onnx/cpu/config.json"])
+def test_the_forged_bundle_is_sound_without_harm_in_it(path, tmp_path, monkeypatch):
+    hub = move_in(tmp_path / "home", monkeypatch)
+    assert len(import_bundle(forged(tmp_path / "good.tar", entry_with(path=path))).written) == 1
+    place = hub / "models--tiny--model" / "snapshots" / ("1" * 40) / path
+    assert place.is_symlink()
+    assert place.read_bytes() == b"{}"
 
 
 def test_every_damage_is_noticed_before_anything_is_written(bundle, there):
