@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from felga.corpus.items import Corpus, Texts
@@ -143,6 +144,17 @@ def names(kind: Kind) -> dict[str, Entry]:
             point.name, Entry(point.value, f"from {distribution}", f"pip install {distribution}")
         )
     return known
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The weight files on this machine, each with a name that uses it; a file comes once for each name.
+
+    A module of felga's own parts that have weights in packages or caches says so by its function ``found``.
+    """
+    targets = [entry.target for kind in BUILTIN for entry in BUILTIN[kind].values()]
+    for module in dict.fromkeys(target.partition(":")[0] for target in targets):
+        if (own := getattr(importlib.import_module(module), "found", None)) is not None:
+            yield from own()
 
 
 def factory(kind: Kind, name: str) -> tuple[Callable[..., Any], str]:

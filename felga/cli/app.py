@@ -16,6 +16,7 @@ from felga.cli.export import export
 from felga.cli.imports import import_
 from felga.cli.index import index
 from felga.cli.info import info, verify
+from felga.cli.models import models_export, models_import, models_list, models_pull
 from felga.cli.output import echo, say, tolerant_streams
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
@@ -42,6 +43,11 @@ bench = typer.Typer(
     help="Measure retrieval and region proposals on COCO.", no_args_is_help=True, rich_markup_mode=None
 )
 fenet = typer.Typer(help="Put a trained FENet on an index.", no_args_is_help=True, rich_markup_mode=None)
+models = typer.Typer(
+    help="The weights on this machine; for machines without a network.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def main() -> None:
@@ -77,6 +83,11 @@ app.command(
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)
 app.command(epilog="Example: felga verify --index indexes/photos")(verify)
 app.command(epilog="Example: felga doctor --format json")(doctor)
+app.add_typer(models, name="models")
+models.command("list", epilog="Example: felga models list --format json")(models_list)
+models.command("pull", epilog="Example: felga models pull clip hf:PekingU/rtdetr_r50vd")(models_pull)
+models.command("export", epilog="Example: felga models export clip --out clip.tar")(models_export)
+models.command("import", epilog="Example: felga models import clip.tar")(models_import)
 app.command(epilog="Example: felga train indexes/photos --out photos.fenet.safetensors --plot loss.png")(
     train
 )

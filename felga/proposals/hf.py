@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from felga.errors import BadInputError
 from felga.models.device import pick_device
+from felga.models.listing import cached_models
 from felga.models.weights import (
     existing,
     first_line,
@@ -64,6 +65,15 @@ def hf(argument: str, *, device: str = "auto") -> Detector:
     if not argument:
         raise BadInputError("hf needs a detector: hf:OWNER/NAME of the hub or hf:FOLDER")
     return Detector(argument, pick_device(device))
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names of detectors whose weights are in the hub's cache, each with its weight files."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as KNOWN
+
+    for name, file in cached_models("hf", KNOWN):
+        if file.suffix == ".safetensors":
+            yield name, file
 
 
 class Detector:
