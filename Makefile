@@ -34,6 +34,7 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/python bench/composition.py --root $(COCO)
 	$(BIN)/python bench/concepts.py --root $(COCO)
 	$(BIN)/python bench/audit.py --root $(COCO)
+	$(BIN)/python bench/breakdown.py --root $(COCO)
 	$(BIN)/python bench/localisation.py --root $(COCO)
 	$(BIN)/python bench/pooling.py --root $(COCO) --every 8
 	$(BIN)/python bench/answers.py --root $(COCO)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_duplicates import duplicates
-from readme_people import audit, concepts, confidence, false_alarms, meaning_and_quality, serving
+from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
 from readme_questions import questions
 
@@ -269,6 +269,7 @@ def measured() -> list[str]:
         duplicates,
         concepts,
         audit,
+        errors,
         installation,
     )
     return [line for part in parts for line in part()]

@@ -136,6 +136,33 @@ def audit() -> list[str]:
     return [*lines, ""]
 
 
+COMMONEST = 10  # classes in the table of errors
+
+
+def errors() -> list[str]:
+    """What goes wrong when class names are asked for."""
+    found = load("breakdown")
+    lines = [
+        "## Errors",
+        "",
+        f"`felga audit --labels` on {found['dataset']}, which was only measured (`python bench/breakdown.py --root"
+        " ../shared/coco-mini`; [what the columns mean](outputs.md#errors-of-a-labelled-set)). The class names are asked for,"
+        " each answered by as many images as show it; all in %, of these images and of these answers. All classes together,"
+        f" and the {COMMONEST} commonest:",
+        "",
+        "| class | images | found | wrong box | wrong concept | no box | misplaced | other class | background | mostly |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in (found["total"], *found["classes"][:COMMONEST]):
+        of_images = [
+            100 * row[name] / row["images"] for name in ("found", "wrong_box", "wrong_concept", "no_box")
+        ]
+        of_answers = [100 * row[name] / row["answers"] for name in ("misplaced", "other_class", "background")]
+        cells = " | ".join(f"{share:.0f}" for share in (*of_images, *of_answers))
+        lines.append(f"| {row['name']} | {row['images']:,} | {cells} | {row['taken_for'] or ''} |")
+    return [*lines, ""]
+
+
 def serving() -> list[str]:
     """Requests per second of felga serve."""
     found = load("serving")

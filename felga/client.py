@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, Unpack
 from urllib.parse import quote, urlencode, urlsplit
 
+from felga.asking import Asking, ImageOptions, OwnerScore, WordOptions, check_queries
 from felga.errors import (
     BadIndexError,
     BadInputError,
@@ -61,7 +62,6 @@ class Indexed:
 
 ImageSource: TypeAlias = "str | Path | Image | npt.NDArray[np.uint8] | Indexed"
 """A file of this machine, a PIL image, (h, w, 3) uint8 RGB pixels, or an image of the server's index."""
-OwnerScore: TypeAlias = Literal["soft", "max"]
 
 
 def connect(url: str, token: str | None = None, *, timeout: float = TIMEOUT) -> Client:
@@ -128,96 +128,30 @@ class Client:
         client._how = {"fenet": False}
         return client
 
-    def search(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = True,
-        owner: OwnerScore = "soft",
-        min_confidence: float = 0.0,
-        explain: bool = False,
-        dedupe: bool = False,
-        same_region: bool = False,
-    ) -> list[ImageHit]:
+    def search(self, query: str, k: int = 10, **options: Unpack[WordOptions]) -> list[ImageHit]:
         """:meth:`felga.Engine.search`."""
         if not isinstance(query, str):
             raise BadInputError(f"a query is a string, got {type(query).__name__}; search_all takes several")
-        return self.search_all(
-            [query],
-            k,
-            regions=regions,
-            whole=whole,
-            quality=quality,
-            owner=owner,
-            min_confidence=min_confidence,
-            explain=explain,
-            dedupe=dedupe,
-            same_region=same_region,
-        )[0]
+        return self.search_all([query], k, **options)[0]
 
     def search_all(
-        self,
-        queries: Sequence[str],
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = True,
-        owner: OwnerScore = "soft",
-        min_confidence: float = 0.0,
-        explain: bool = False,
-        dedupe: bool = False,
-        same_region: bool = False,
+        self, queries: Sequence[str], k: int = 10, **options: Unpack[WordOptions]
     ) -> list[list[ImageHit]]:
         """:meth:`felga.Engine.search_all`."""
-        if isinstance(queries, str):
-            raise BadInputError("search_all takes a list of queries, got one string: use search")
-        for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
+        check_queries(queries)
         if not queries:
             return []
-        asked = {
-            "queries": list(queries),
-            "k": k,
-            "regions": regions,
-            "whole": whole,
-            "quality": quality,
-            "owner": owner,
-            "min_confidence": min_confidence,
-            "explain": explain,
-            "dedupe": dedupe,
-            "same_region": same_region,
-            **self._how,
-        }
+        asked = {"queries": list(queries), "k": k, **_sent(Asking(**options)), **self._how}
         found = self._json("POST", "/api/search", json.dumps(asked).encode(), "application/json")
         return [[_hit(ImageHit, hit) for hit in answer["hits"]] for answer in found["answers"]]
 
     def search_image(
-        self,
-        image: ImageSource,
-        box: Box | None = None,
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = False,
-        owner: OwnerScore = "soft",
-        dedupe: bool = False,
+        self, image: ImageSource, box: Box | None = None, k: int = 10, **options: Unpack[ImageOptions]
     ) -> list[ImageHit]:
         """:meth:`felga.Engine.search_image`."""
-        options = {
-            "k": k,
-            "regions": regions,
-            "whole": whole,
-            "quality": quality,
-            "owner": owner,
-            "dedupe": dedupe,
-        }
-        found = self._about("/api/search/image", image, box, options)
+        how = _sent(Asking.by_image(options))
+        asked = {name: how[name] for name in ImageOptions.__annotations__ if name in how}
+        found = self._about("/api/search/image", image, box, {"k": k, **asked})
         return [_hit(ImageHit, hit) for hit in found["hits"]]
 
     def assign(
@@ -237,12 +171,12 @@ class Client:
     def _about(
         self, path: str, image: ImageSource, box: Box | None, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        asked = {name: str(value).lower() for name, value in {**options, **self._how}.items()}
+        asked = {**options, **self._how}
         if isinstance(image, Indexed):
             asked |= {"id": image.image_id} | _box(box)
-            return self._json("GET", f"{path}?{urlencode(asked)}")
+            return self._json("GET", f"{path}?{_query(asked)}")
         data, kind, box = _bytes(image, box)
-        return self._json("POST", f"{path}?{urlencode(asked | _box(box))}", data, kind)
+        return self._json("POST", f"{path}?{_query(asked | _box(box))}", data, kind)
 
     def _json(self, method: str, path: str, data: bytes | None = None, kind: str = "") -> dict[str, Any]:
         status, body = self._answer(method, path, data, kind)
@@ -308,6 +242,18 @@ def _bytes(image: ImageSource, box: Box | None) -> tuple[bytes, str, Box | None]
     image = image if image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else image.convert("RGB")
     image.save(out, "PNG", exif=exif)  # lossless, and turned upright over there
     return out.getvalue(), "image/png", box
+
+
+def _sent(how: Asking) -> dict[str, Any]:
+    """The options as they go over the wire: nothing for what is not asked."""
+    values = {name: value for name, value in how.values().items() if value is not None}
+    return values | ({} if how.ids is None else {"ids": list(how.ids)})
+
+
+def _query(asked: Mapping[str, Any]) -> str:
+    """A query string: ``true`` and ``false`` as json has them, a list as its values."""
+    plain = {name: str(value).lower() if isinstance(value, bool) else value for name, value in asked.items()}
+    return urlencode(plain, doseq=True)
 
 
 def _box(box: Box | None) -> dict[str, str]:

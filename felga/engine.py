@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 
+from felga.asking import Asking, ImageOptions, OwnerScore, WordOptions, at_least_one, check_owner, check_queries
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown
 from felga.indexing.parts import encoded_regions
@@ -20,9 +21,10 @@ from felga.questions.grammar import parse
 from felga.registry import make_encoder
 from felga.search.duplicates import without_copies
 from felga.search.owners import Owner, best_owners
-from felga.search.rules import OwnerScore, image_rule, text_rule
+from felga.search.rules import image_rule, text_rule
 from felga.search.scoring import Extras, MeaningAndQuality
 from felga.store.copies import looks, near
+from felga.store.filters import among
 from felga.store.frozen import FrozenIndex
 from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
@@ -111,7 +113,7 @@ class Engine:
     @property
     def frozen(self) -> Engine:
         """The same index before its FENet, as :class:`felga.store.frozen.FrozenIndex` makes it when this is
-        first asked for: with the encoder's own vectors, 4 bytes per dimension in temporary files.
+        first asked for: with the encoder's own vectors, 2 bytes per dimension in temporary files.
 
         Raises:
             BadInputError: the index has no FENet.
@@ -122,25 +124,11 @@ class Engine:
                 self._frozen = Engine(FrozenIndex(self.index), encoder=self.encoder, root=self.root)
             return self._frozen
 
-    def search(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = True,
-        owner: OwnerScore = "soft",
-        min_confidence: float = 0.0,
-        explain: bool = False,
-        dedupe: bool = False,
-        same_region: bool = False,
-        exact: bool = False,
-    ) -> list[ImageHit]:
+    def search(self, query: str, k: int = 10, **options: Unpack[WordOptions]) -> list[ImageHit]:
         """Object discovery: the ``k`` images that match a word or phrase best.
 
         Exact, unless the index has an approximate search (``felga index --index``), with the recall that its
-        manifest states. Questions of several terms are always answered exactly.
+        manifest states. Questions of several terms and filtered ones are always answered exactly.
 
         Ties go to the image whose regions score higher, the best one first, then to the one indexed first.
 
@@ -149,66 +137,25 @@ class Engine:
         for a sum of vectors.
 
         Args:
-            regions: boxes per hit: the best ones, none overlapping a better one by an IoU above 0.5.
-            whole: the whole image counts as a region.
-            quality: a region scores ``cos + 0.1 ln(quality)``
-                (:class:`felga.search.scoring.MeaningAndQuality`); False, or where it is unknown: its cosine.
-            owner: ``soft``: an image scores ``(best region + cosine of the whole image / 2) / 1.5``
-                (:class:`felga.search.rules.BestAndWhole`); ``max``: its best region (FELGA, 4.3).
-            min_confidence: leave out hits of a lower confidence. At 0.95 at most one query for an absent
-                thing in twenty gets a hit (:mod:`felga.search.confidence`).
-            explain: give each hit its explanation.
-            dedupe: leave out images that copy a better hit (:func:`felga.search.duplicates.without_copies`);
-                still ``k``, still exact.
-            same_region: one box, and not the whole image, must show all terms.
-            exact: look at every region, also where an approximate search would do.
+            options: :class:`felga.asking.WordOptions`.
 
         Raises:
             BadInputError: the query is empty, lacks words beside an operator or has a weight of 0 or less,
-                ``k`` or ``regions`` is below 1, ``owner`` is neither, or ``min_confidence`` is not in [0, 1].
+                ``k`` is below 1, or an option is refused (:class:`felga.asking.Asking`).
 
-        >>> engine.search("boat", k=3)[0].regions[0].box  # doctest: +SKIP
+        >>> engine.search("boat", k=3, regions=2)[0].regions[0].box  # doctest: +SKIP
         (12.0, 80.5, 201.0, 160.0)
         """
         if not isinstance(query, str):
             raise BadInputError(f"a query is a string, got {type(query).__name__}; search_all takes several")
-        return self.search_all(
-            [query],
-            k,
-            regions=regions,
-            whole=whole,
-            quality=quality,
-            owner=owner,
-            min_confidence=min_confidence,
-            explain=explain,
-            dedupe=dedupe,
-            same_region=same_region,
-            exact=exact,
-        )[0]
+        return self.search_all([query], k, **options)[0]
 
     def search_all(
-        self,
-        queries: Sequence[str],
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = True,
-        owner: OwnerScore = "soft",
-        min_confidence: float = 0.0,
-        explain: bool = False,
-        dedupe: bool = False,
-        same_region: bool = False,
-        exact: bool = False,
+        self, queries: Sequence[str], k: int = 10, **options: Unpack[WordOptions]
     ) -> list[list[ImageHit]]:
         """:meth:`search` for several queries at once."""
-        if isinstance(queries, str):
-            raise BadInputError("search_all takes a list of queries, got one string: use search")
-        for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise BadInputError(f"a query must be a word or a phrase, got {query!r}")
-        if not 0 <= min_confidence <= 1:
-            raise BadInputError(f"min_confidence must lie between 0 and 1, got {min_confidence}")
+        check_queries(queries)
+        how = Asking(**options)
         offsets, columns = self._once("image offsets", self.index.images.offsets), self._columns()
         asked: Queries = self._once(
             "queries", lambda: Queries(self.index, lambda: self.encoder, offsets, columns)
@@ -216,42 +163,29 @@ class Engine:
         questions = [parse(query) for query in queries]
         alone = [question.wanted[0] for question in questions if question.alone]
         vectors = term_vectors(asked, alone)
-        found = self._ranked_images(vectors, k, regions, whole, quality, owner, dedupe, exact)
-        hits = image_hits(self.index.images, found, self.root, regions)
-        answers = Answers(
-            self.index, self.root, offsets, columns, asked, self.unknown_words, min_confidence > 0, explain
-        )
+        chosen = among(self.index.images, self.index.texts, how)
+        found = self._ranked_images(vectors, k, how, chosen)
+        hits = image_hits(self.index.images, found, self.root, how.regions)
+        answers = Answers(self.index, self.root, offsets, columns, asked, self.unknown_words, how, chosen)
         of_one = (
             answers.judged(term.text, vector, owners, own)
             for term, vector, owners, own in zip(alone, vectors, found, hits, strict=True)
         )
-        how: Any = {"regions": regions, "whole": whole, "quality": quality, "owner": owner}
-        how |= {"same_region": same_region, "dedupe": dedupe}
-        judged = [
-            next(of_one) if question.alone else answers.several(question, k, **how) for question in questions
-        ]
-        return [[hit for hit in own if (hit.confidence or 0.0) >= min_confidence] for own in judged]
+        judged = [next(of_one) if question.alone else answers.several(question, k) for question in questions]
+        return [[hit for hit in own if (hit.confidence or 0.0) >= how.min_confidence] for own in judged]
 
     def search_image(
-        self,
-        image: ImageSource,
-        box: Box | None = None,
-        k: int = 10,
-        *,
-        regions: int = 1,
-        whole: bool = True,
-        quality: bool = False,
-        owner: OwnerScore = "soft",
-        dedupe: bool = False,
-        exact: bool = False,
+        self, image: ImageSource, box: Box | None = None, k: int = 10, **options: Unpack[ImageOptions]
     ) -> list[ImageHit]:
         """:meth:`search` by an image, or by the part of it in ``box``: what looks most like it.
 
-        Quality does not count unless asked for: an image finds itself, be it an object or not.
+        Args:
+            options: :class:`felga.asking.ImageOptions`. Quality does not count unless asked for.
         """
+        how = Asking.by_image(options)
         vector = self._image_vector(image, box)
-        found = self._ranked_images(vector, k, regions, whole, quality, owner, dedupe, exact)
-        return image_hits(self.index.images, found, self.root, regions)[0]
+        found = self._ranked_images(vector, k, how, among(self.index.images, self.index.texts, how))
+        return image_hits(self.index.images, found, self.root, how.regions)[0]
 
     def assign(
         self, image: ImageSource, box: Box | None = None, k: int = 10, *, owner: OwnerScore = "soft"
@@ -341,29 +275,22 @@ class Engine:
         return self.index.embedding.regions(*raw)
 
     def _ranked_images(
-        self,
-        queries: Vectors,
-        k: int,
-        regions: int,
-        whole: bool,
-        quality: bool,
-        owner: OwnerScore,
-        dedupe: bool,
-        exact: bool,
+        self, queries: Vectors, k: int, how: Asking, chosen: Flags | None
     ) -> list[list[Owner]]:
-        _at_least_one(k=k, regions=regions)
+        at_least_one(k=k)
         ranked = partial(
             best_owners,
             self.index.regions,
             self._once("image offsets", self.index.images.offsets),
             queries,
-            allowed=None if whole else ~self._columns()["whole"],
-            scorer=MeaningAndQuality() if quality else None,
-            rule=image_rule(_known(owner)),
+            allowed=None if how.whole else ~self._columns()["whole"],
+            among=chosen,
+            scorer=MeaningAndQuality() if how.quality else None,
+            rule=image_rule(how.owner),
             extras=self._columns(),
-            shortlister=None if exact else self.index.approximate,
+            shortlister=None if how.exact else self.index.approximate,
         )
-        if not dedupe:
+        if not how.dedupe:
             return ranked(k)
         return without_copies(ranked, partial(looks, self.index.images), k, near(self.index.images))
 
@@ -375,8 +302,8 @@ class Engine:
         return columns
 
     def _text_hits(self, queries: Vectors, k: int, owner: OwnerScore) -> list[list[TextHit]]:
-        _at_least_one(k=k)
-        rule = text_rule(_known(owner))
+        at_least_one(k=k)
+        rule = text_rule(check_owner(owner))
         is_whole: Flags = self._once("whole texts", self.index.texts.whole)
         found = best_owners(
             self.index.keywords,
@@ -396,15 +323,3 @@ class Engine:
             if name not in self._lazy:
                 self._lazy[name] = make()
             return self._lazy[name]
-
-
-def _known(owner: OwnerScore) -> OwnerScore:
-    if owner not in ("soft", "max"):
-        raise BadInputError(f"there is no owner score {owner!r}: use 'soft' or 'max'")
-    return owner
-
-
-def _at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise BadInputError(f"{name} must be at least 1, got {value}")

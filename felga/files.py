@@ -144,6 +144,18 @@ def storage_reason(error: BaseException) -> str | None:
     return _STORAGE.get(code) if code is not None else None
 
 
+def located(root: str | os.PathLike[str], path: bytes) -> str:
+    """Where an image of an index is: below the ``root`` of its corpus, or at its URL."""
+    return (
+        os.fsdecode(path) if is_url(os.fsdecode(path)) else os.path.join(os.fspath(root), os.fsdecode(path))
+    )
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, and of no file: ``https://...``, ``s3://...``."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", path) is not None
+
+
 def shown(path: str | bytes | os.PathLike[str]) -> str:
     r"""A path as text that any terminal and any json reader accepts: undecodable bytes as ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -163,7 +163,7 @@ def decoded(image: ImageSource) -> DecodedImage:
         NotFoundError, BadInputError: there is none, or it cannot be read.
     """
     from felga.corpus.decode import from_pil, from_pixels, read_image
-    from felga.corpus.tarball import exists
+    from felga.corpus.inside import exists
 
     if isinstance(image, DecodedImage):
         return image

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from felga.corpus.items import Corpus, Texts
@@ -96,6 +97,11 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.proposals.hf:hf",
             "hf:OWNER/NAME or hf:FOLDER, a detector of transformers, such as RT-DETR, DETR or YOLOS",
         ),
+        "onnx": Entry(
+            "felga.proposals.onnx:onnx",
+            "onnx:FILE, a detector exported to ONNX: YOLOX, YOLOv8, RT-DETR, or one of transformers",
+            "pip install 'felga[onnx]'",
+        ),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",
             "torchvision:MODEL, MODEL/TAG or MODEL/FILE: the RPN of a Faster or Mask R-CNN",
@@ -121,6 +127,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.corpus.webdataset:webdataset",
             "webdataset:FOLDER or webdataset:DIR/{00000..00009}.tar, tar shards, also img2dataset's",
         ),
+        "parquet": Entry(
+            "felga.corpus.parquet:parquet",
+            "parquet:FOLDER or parquet:DIR/{00000..00009}.parquet, shards of img2dataset",
+        ),
     },
 }
 
@@ -134,6 +144,17 @@ def names(kind: Kind) -> dict[str, Entry]:
             point.name, Entry(point.value, f"from {distribution}", f"pip install {distribution}")
         )
     return known
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The weight files on this machine, each with a name that uses it; a file comes once for each name.
+
+    A module of felga's own parts that have weights in packages or caches says so by its function ``found``.
+    """
+    targets = [entry.target for kind in BUILTIN for entry in BUILTIN[kind].values()]
+    for module in dict.fromkeys(target.partition(":")[0] for target in targets):
+        if (own := getattr(importlib.import_module(module), "found", None)) is not None:
+            yield from own()
 
 
 def factory(kind: Kind, name: str) -> tuple[Callable[..., Any], str]:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "felga"
-GROUND = {"errors", "types", "boxes", "files", "version"}
+GROUND = {"errors", "types", "asking", "boxes", "files", "version"}
 ROOMS = [  # each room may import the ground and the rooms above it
     ["models"],
     ["corpus"],

@@ -13,8 +13,10 @@ from felga.cli.concepts import concepts
 from felga.cli.doctor import doctor
 from felga.cli.dups import dups
 from felga.cli.export import export
+from felga.cli.imports import import_
 from felga.cli.index import index
 from felga.cli.info import info, verify
+from felga.cli.models import models_export, models_import, models_list, models_pull
 from felga.cli.output import echo, say, tolerant_streams
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
@@ -41,6 +43,11 @@ bench = typer.Typer(
     help="Measure retrieval and region proposals on COCO.", no_args_is_help=True, rich_markup_mode=None
 )
 fenet = typer.Typer(help="Put a trained FENet on an index.", no_args_is_help=True, rich_markup_mode=None)
+models = typer.Typer(
+    help="The weights on this machine; for machines without a network.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def main() -> None:
@@ -67,12 +74,20 @@ app.command(epilog='Example: felga search "boat" -k 5 --save-viz boats.png')(sea
 app.command(epilog="Example: felga assign photo.jpg --box 10,20,200,180 -k 3")(assign)
 app.command(epilog="Example: felga dups --index indexes/photos -0 | xargs -0 ls -l")(dups)
 app.command(epilog="Example: felga concepts --index indexes/photos -k 20 --save-viz concepts.png")(concepts)
-app.command(epilog="Example: felga audit --index indexes/photos -k 20 --format csv")(audit)
+app.command(epilog="Example: felga audit --index indexes/photos -k 20 --labels instances.json")(audit)
 app.command(epilog="Example: felga serve --index indexes/photos --port 8000")(serve)
 app.command(epilog="Example: felga export indexes/photos --to clip-retrieval vectors/")(export)
+app.command(
+    "import", epilog="Example: felga import vectors/ --from clip-retrieval --encoder clip --out indexes/laion"
+)(import_)
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)
 app.command(epilog="Example: felga verify --index indexes/photos")(verify)
 app.command(epilog="Example: felga doctor --format json")(doctor)
+app.add_typer(models, name="models")
+models.command("list", epilog="Example: felga models list --format json")(models_list)
+models.command("pull", epilog="Example: felga models pull clip hf:PekingU/rtdetr_r50vd")(models_pull)
+models.command("export", epilog="Example: felga models export clip --out clip.tar")(models_export)
+models.command("import", epilog="Example: felga models import clip.tar")(models_import)
 app.command(epilog="Example: felga train indexes/photos --out photos.fenet.safetensors --plot loss.png")(
     train
 )

@@ -26,8 +26,8 @@ ENOUGH, MOST = 200, 20_000
 CorpusName = Annotated[
     str | None,
     typer.Argument(
-        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; or "
-        "PLUGIN:ARGUMENT."
+        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; "
+        "parquet:SHARDS; or PLUGIN:ARGUMENT."
     ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from felga.cli.locate import find_index
-from felga.corpus.tarball import exists
+from felga.corpus.inside import exists
 from felga.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from felga.cli import flags
 from felga.cli.output import say
 from felga.cli.outputs import Outputs
 from felga.cli.remote import opened, query_image
+from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
-from felga.corpus.tarball import exists
 from felga.errors import BadInputError
-from felga.files import read_lines, shown
+from felga.files import is_url, read_lines, shown
 
 if TYPE_CHECKING:
     from felga.cli.remote import Asked
@@ -42,6 +42,10 @@ def search(
     explain: flags.Explain = False,
     dedupe: flags.Dedupe = False,
     same_region: flags.SameRegion = False,
+    ids: Annotated[Path | None, typer.Option(help="Only images with these ids: a file, one per line.")] = None,
+    path: Annotated[str | None, typer.Option(help='Only images whose path matches, e.g. "2024/*".')] = None,
+    caption: Annotated[str | None, typer.Option(help="Only images whose caption contains this.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Look at every region, whatever the index has.")] = False,
     form: flags.SearchForm = "table",
     paths: flags.Paths = False,
     null: flags.Null = False,
@@ -65,6 +69,8 @@ def search(
     part = flags.parse_box(box)
     outputs = Outputs(form, paths, null, save_viz, html, copy_to, link_to, crops_to)
     how: dict[str, Any] = {"regions": regions, "whole": whole, "owner": owner_score, "dedupe": dedupe}
+    how |= {"exact": exact, "path": path, "caption": caption}
+    how |= {"ids": read_lines(ids, "image ids") if ids else None}
     with opened(server, index, outputs, device=device, root=root, encoder=encoder) as (engine, folder):
         if image:
             image = query_image(engine, image)
@@ -197,7 +203,7 @@ def _missing(engine: Asked, hits: Sequence[Sequence[ImageHit]]) -> frozenset[str
     """Paths of hits that no longer exist, reported once; other corpora than these may have no paths."""
     if not hasattr(engine, "manifest") or engine.manifest.corpus.kind not in IN_FILES:
         return frozenset()
-    paths = {hit.path for found in hits for hit in found}
+    paths = {hit.path for found in hits for hit in found if not is_url(hit.path)}
     missing = frozenset(path for path in paths if not exists(path))
     if missing:
         say(

@@ -61,11 +61,13 @@ class Instances:
     Attributes:
         categories: id -> name, in the order of the ids.
         truths: image id -> its boxes; every image of the file has an entry.
+        files: image id -> its file name.
         thin: number of boxes left out because a side is shorter than a pixel.
     """
 
     categories: dict[int, str]
     truths: dict[str, list[Truth]]
+    files: dict[str, str]
     thin: int
 
 
@@ -311,7 +313,8 @@ def read_instances(path: Path) -> Instances:
         if category is None or not isinstance(name, str) or unicode_fault(name):
             raise _malformed(path, f"categories[{n}]", "expected an integer id and a name")
         categories[category] = name
-    truths: dict[str, list[Truth]] = {str(as_id(row["id"])): [] for row in data["images"]}
+    files = {str(as_id(row["id"])): str(row["file_name"]) for row in data["images"]}
+    truths: dict[str, list[Truth]] = {image_id: [] for image_id in files}
     thin = 0
     for n in sorted(range(len(rows)), key=lambda n: order(rows[n]["id"])):
         image_id = str(as_id(rows[n]["image_id"]))
@@ -325,7 +328,7 @@ def read_instances(path: Path) -> Instances:
             thin += 1
         else:
             truths[image_id].append(truth)
-    return Instances(dict(sorted(categories.items())), truths, thin)
+    return Instances(dict(sorted(categories.items())), truths, files, thin)
 
 
 def _truth(row: Mapping[str, Any], path: Path, where: str) -> Truth:

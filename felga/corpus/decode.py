@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from felga.corpus.inside import DamagedShard, read_member
 from felga.corpus.items import MAX_MEGAPIXELS
-from felga.corpus.tarball import DamagedTar, read_member
 from felga.errors import BadInputError
 from felga.files import read_regular, shown
 from felga.types import DecodedImage, Pixels
@@ -41,7 +41,7 @@ class UnreadableImage(BadInputError):
 def read_file(path: Path, name: str | None = None) -> bytes:
     """The bytes of an image file; never blocks on a pipe, a device or a file of ``/proc``.
 
-    ``SHARD.tar/MEMBER`` is a file inside a tar (:mod:`felga.corpus.tarball`).
+    ``SHARD.tar/MEMBER`` and ``SHARD.parquet/MEMBER`` are files, too (:mod:`felga.corpus.inside`).
 
     Args:
         name: how errors call it; None: by its file name.
@@ -52,7 +52,7 @@ def read_file(path: Path, name: str | None = None) -> bytes:
     name = name or shown(path.name)
     try:
         data = _read(path)
-    except DamagedTar as error:
+    except DamagedShard as error:
         raise UnreadableImage(f"{name} cannot be read: {error}") from error
     except OSError as error:
         raise UnreadableImage(f"{name} cannot be read: {error.strerror}") from error
@@ -86,6 +86,25 @@ def decode_image(data: bytes, image_id: str, *, max_megapixels: float = MAX_MEGA
         BadInputError: ``max_megapixels`` is not a positive number.
     """
     return _decoded(data, image_id, image_id or "the image", max_megapixels)
+
+
+def image_size(data: bytes, image_id: str) -> tuple[int, int]:
+    """Width and height of the upright image in the bytes of a file; only its header is read.
+
+    Raises:
+        UnreadableImage: with the reason.
+    """
+    name = image_id or "the image"
+    if not data:
+        raise UnreadableImage(f"{name} is empty")
+    with _opened(data, name) as image:
+        try:
+            width, height = image.size
+            # Pillow gives the size of a TIFF upright
+            sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+        except Exception as error:  # as in _opened
+            raise UnreadableImage(f"{name} cannot be decoded: {_reason(error)}") from error
+    return (height, width) if sideways else (width, height)
 
 
 def from_pil(image: Image.Image, image_id: str) -> DecodedImage:
@@ -131,8 +150,19 @@ def _decoded(data: bytes, image_id: str, name: str, max_megapixels: float) -> De
         raise BadInputError(f"max_megapixels must be a positive number, got {max_megapixels}")
     if not data:
         raise UnreadableImage(f"{name} is empty")
+    with _opened(data, name) as image:
+        width, height = image.size
+        if width * height > max_megapixels * 1e6:
+            raise UnreadableImage(
+                f"{name} has {width}x{height} pixels, more than {max_megapixels:g} megapixels"
+            )
+        return _upright(image, image_id, name, draft=image.format != "HEIF")
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The header of an image."""
     try:
-        image = _heic(data, name) if _is_heic(data) else Image.open(io.BytesIO(data), formats=FORMATS)
+        return _heic(data, name) if _is_heic(data) else Image.open(io.BytesIO(data), formats=FORMATS)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -141,13 +171,6 @@ def _decoded(data: bytes, image_id: str, name: str, max_megapixels: float) -> De
         raise UnreadableImage(f"{name} has too many pixels") from error
     except Exception as error:  # Pillow's plugins raise anything on damaged data
         raise UnreadableImage(f"{name} cannot be opened: {_reason(error)}") from error
-    with image:
-        width, height = image.size
-        if width * height > max_megapixels * 1e6:
-            raise UnreadableImage(
-                f"{name} has {width}x{height} pixels, more than {max_megapixels:g} megapixels"
-            )
-        return _upright(image, image_id, name, draft=image.format != "HEIF")
 
 
 def _is_heic(data: bytes) -> bool:

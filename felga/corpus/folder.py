@@ -18,6 +18,7 @@ from felga.corpus.captions import (
     read_sidecar,
 )
 from felga.corpus.decode import read_file
+from felga.corpus.inside import TAR
 from felga.corpus.items import (
     IMAGES,
     BadItem,
@@ -28,7 +29,6 @@ from felga.corpus.items import (
     make_listing,
     texts_of,
 )
-from felga.corpus.tarball import SUFFIX
 from felga.errors import BadInputError, NotFoundError
 from felga.files import shown
 
@@ -66,7 +66,7 @@ class FolderCorpus:
         self.root = Path(root).absolute()
         self._texts: Texts = texts
         if not self.root.exists():
-            shards = f", or tar shards as 'webdataset:{shown(root)}'" if str(root).endswith(SUFFIX) else ""
+            shards = f", or tar shards as 'webdataset:{shown(root)}'" if str(root).endswith(TAR) else ""
             raise NotFoundError(f"{shown(root)} does not exist: name a folder of images{shards}")
         if not self.root.is_dir():
             raise BadInputError(
@@ -108,7 +108,7 @@ class FolderCorpus:
                 alone += self._metadata(path, read_metadata_csv, owners, captions, bad)
         alone += self._sidecars(files, owners, captions, bad)
         self._json_sidecars(known, owners, captions, bad)
-        if not (images or alone) and (shards := [path for path in files if path.endswith(SUFFIX)]):
+        if not (images or alone) and (shards := [path for path in files if path.endswith(TAR)]):
             raise BadInputError(
                 f"{shown(self.root)} holds no image but {len(shards)} tar files, such as {shown(shards[0])}: "
                 f"index them as webdataset:{shown(self.root)}"

@@ -16,9 +16,11 @@ IMAGES = frozenset(
 MAX_MEGAPIXELS = 178.0  # of an original, read from its header before anything is decoded
 Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
-IN_FILES = ("folder", "coco", "webdataset")  # kinds of corpora whose paths are of files, if inside a tar
+IN_FILES = ("folder", "coco", "webdataset", "parquet", "clip-retrieval")
+"""Kinds of corpora whose paths are of files, be it inside a shard."""
 Item = TypeVar("Item")
 LARGEST = 2**63 - 1  # sizes and times are stored as int64
+UNKNOWN = 0  # the size of an image in a corpus that does not know sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class ImageItem:
     Attributes:
         image_id: valid UTF-8, unique in the corpus.
         path: relative to the corpus's root; ``os.fsencode`` accepts it.
-        size: bytes that :meth:`Corpus.read` returns.
+        size: bytes that :meth:`Corpus.read` returns; :data:`UNKNOWN` where only reading would tell.
         mtime_ns: nanoseconds since the epoch, within int64. An image whose size and time are unchanged is
             not read again.
     """

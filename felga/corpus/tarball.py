@@ -12,12 +12,11 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+from felga.corpus.inside import DamagedShard, state
 from felga.files import open_regular, shown
 
-SUFFIX = ".tar"
 BLOCK = 512
 LONGEST_HEADER = 2**20  # bytes of an extended header, which is read into memory
 KEPT = 8  # tar files whose members are remembered
@@ -30,7 +29,7 @@ Span: TypeAlias = "tuple[int, int]"
 """Offset and size of a member's bytes."""
 
 
-class DamagedTar(Exception):
+class DamagedTar(DamagedShard):
     """A tar file, or a part of it, that cannot be read; the message is the reason."""
 
 
@@ -90,54 +89,23 @@ def members(file: BinaryIO) -> Iterator[Member]:
         at += -(-size // BLOCK) * BLOCK
 
 
-def read_member(path: str | Path, limit: int) -> bytes | None:
-    """The bytes of ``SHARD.tar/MEMBER``, or None if the path leads through no tar file.
-
-    Raises:
-        DamagedTar: no such member, or one that is larger than ``limit``.
-        OSError: the tar file cannot be read.
-    """
-    if (parts := split(path)) is None:
-        return None
-    shard, name = parts
-    with open_regular(shard) as file:
-        span = _spans(shard, *_state(file)).get(name)
-        if span is None:
-            raise DamagedTar("no such file in the tar")
-        offset, size = span
-        if size > limit:
-            raise DamagedTar(f"{size} bytes exceed the limit of {limit}")
-        data = os.pread(file.fileno(), size, offset)
+def read(file: BinaryIO, shard: str, name: str, limit: int) -> bytes:
+    """As :class:`felga.corpus.inside.Reader`."""
+    span = _spans(shard, *state(file)).get(name)
+    if span is None:
+        raise DamagedTar("no such file in the tar")
+    offset, size = span
+    if size > limit:
+        raise DamagedTar(f"{size} bytes exceed the limit of {limit}")
+    data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise DamagedTar("the tar is cut off inside it")
     return data
 
 
-def split(path: str | Path) -> tuple[str, str] | None:
-    """The tar file in a path and the name of its member: ``a/0.tar/b.jpg`` -> ``a/0.tar``, ``b.jpg``."""
-    parts = os.fspath(path).split("/")
-    for at in range(1, len(parts)):
-        if parts[at - 1].endswith(SUFFIX) and os.path.isfile(shard := "/".join(parts[:at])):
-            return shard, "/".join(parts[at:])
-    return None
-
-
-def exists(path: str | Path) -> bool:
-    """Whether a path is that of a file, or of a member of a tar file."""
-    if os.path.exists(path):
-        return True
-    if (parts := split(path)) is None:
-        return False
-    try:
-        with open_regular(parts[0]) as file:
-            return parts[1] in _spans(parts[0], *_state(file))
-    except OSError:
-        return False
-
-
-def _state(file: BinaryIO) -> tuple[int, int, int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def holds(file: BinaryIO, shard: str, name: str) -> bool:
+    """As :class:`felga.corpus.inside.Reader`."""
+    return name in _spans(shard, *state(file))
 
 
 @lru_cache(KEPT)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from felga.corpus.captions import MAX_JSON, MAX_TEXT, NoCaption, json_captions, sidecar_captions
 from felga.corpus.decode import read_file
-from felga.corpus.folder import files_below
+from felga.corpus.inside import TAR
 from felga.corpus.items import (
     IMAGES,
     BadItem,
@@ -24,13 +22,13 @@ from felga.corpus.items import (
     path_fault,
     texts_of,
 )
-from felga.corpus.tarball import SUFFIX, DamagedTar, Member, members
-from felga.errors import BadInputError, NotFoundError
+from felga.corpus.shards import Shards
+from felga.corpus.tarball import DamagedTar, Member, members
 from felga.files import open_regular, shown
 
-MOST_SHARDS = 100_000  # that a pattern may name
 CAPTIONS = {".txt": MAX_TEXT, ".caption": MAX_TEXT, ".json": MAX_JSON}  # the first that an image has counts
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+UNPACK = "a compressed tar cannot be read in place: unpack it to a plain .tar"
+COMPRESSED = dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), UNPACK)
 
 
 def webdataset(argument: str, *, texts: Texts = "joined") -> WebDataset:
@@ -59,15 +57,12 @@ class WebDataset:
 
     def __init__(self, shards: str | Path, texts: Texts = "joined") -> None:
         self._texts: Texts = texts
-        self.root, self._pattern = _rooted(os.fspath(shards))
-        if not self.root.is_dir():
-            raise NotFoundError(f"{shown(self.root)} does not exist: name tar shards or their folder")
-        if self._pattern:
-            self._check_pattern()
+        self._shards = Shards.named(self.kind, TAR, os.fspath(shards))
+        self.root = self._shards.root
 
     def settings(self) -> Mapping[str, Any]:
         """Which shards, and how captions become texts."""
-        return {"shards": self._pattern, "texts": self._texts}
+        return {"shards": self._shards.pattern, "texts": self._texts}
 
     def read(self, item: ImageItem) -> bytes:
         """The bytes of an image.
@@ -85,40 +80,12 @@ class WebDataset:
             NotFoundError: a shard that the pattern names is missing.
         """
         bad: list[BadItem] = []
-        shards = list(_expanded(self._pattern)) if self._pattern else self._found(bad)
-        if missing := [shard for shard in shards if not os.path.lexists(self.root / shard)]:
-            raise NotFoundError(
-                f"{len(missing)} of {len(shards)} shards are missing from {shown(self.root)}, such as "
-                f"{shown(missing[0])}"
-            )
-        if not shards and not bad:
-            raise BadInputError(f"{shown(self.root)} holds no .tar file: webdataset: names tar shards")
+        shards = self._shards.find(bad, COMPRESSED)
         images: list[ImageItem] = []
         texts: list[TextItem] = []
         for shard in shards:
             self._read_shard(shard, images, texts, bad)
         return make_listing(images, texts, bad)
-
-    def _check_pattern(self) -> None:
-        count = sum(1 for _ in islice(_expanded(self._pattern), MOST_SHARDS + 1))
-        if count > MOST_SHARDS:
-            raise BadInputError(f"{shown(self._pattern)} names more than {MOST_SHARDS} shards")
-        if unfit := next((name for name in _expanded(self._pattern) if not name.endswith(SUFFIX)), None):
-            raise BadInputError(
-                f"{shown(unfit)} is no tar shard: expected a folder, FILE.tar or a pattern such as "
-                "'{00000..00009}.tar'; compressed shards have to be unpacked to .tar"
-            )
-
-    def _found(self, bad: list[BadItem]) -> list[str]:
-        """The shards below the root, in order; hidden files and folders are skipped."""
-        shards = []
-        for path in files_below(self.root, bad):
-            if path.endswith(SUFFIX):
-                shards.append(path)
-            elif path.endswith(COMPRESSED):
-                reason = "a compressed tar cannot be read in place: unpack it to a plain .tar"
-                bad.append(BadItem("image", shown(path), shown(path), reason))
-        return sorted(shards)
 
     def _read_shard(
         self, shard: str, images: list[ImageItem], texts: list[TextItem], bad: list[BadItem]
@@ -205,49 +172,10 @@ class _Shard:
             return []
 
     def _id(self, stem: str) -> str:
-        return shown(f"{self.path.removesuffix(SUFFIX)}/{stem}")
+        return shown(f"{self.path.removesuffix(TAR)}/{stem}")
 
 
 def _key(stem: str) -> str:
     """The key of WebDataset: a name up to the first dot of its last part."""
     folder, slash, name = stem.rpartition("/")
     return f"{folder}{slash}{name.partition('.')[0]}"
-
-
-def _rooted(argument: str) -> tuple[Path, str]:
-    """The folder that holds all shards, and the pattern below it; no pattern: every shard in the folder."""
-    if not argument:
-        raise BadInputError(
-            "webdataset needs tar shards: webdataset:FOLDER, or 'webdataset:DIR/{00000..00009}.tar'"
-        )
-    path = Path(argument).absolute()
-    if path.is_dir():
-        return path, ""
-    if path.is_file():
-        return path.parent, path.name
-    before = argument.partition("{")[0]
-    folder = os.path.dirname(before)
-    if before == argument:
-        raise NotFoundError(f"{shown(argument)} does not exist: name tar shards or their folder")
-    return Path(folder).absolute(), argument[len(folder) :].lstrip("/") if folder else argument
-
-
-def _expanded(pattern: str) -> Iterator[str]:
-    """The names that a pattern stands for, as a shell expands braces: ``{a,b}`` and ``{000..123}``."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        yield pattern
-        return
-    inside = match[1]
-    if numbers := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inside):
-        first, last = numbers[1], numbers[2]
-        if int(first) > int(last):
-            raise BadInputError(f"{{{inside}}} is no range: expected the smaller number first")
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        parts: Iterator[str] = (f"{number:0{width}}" for number in range(int(first), int(last) + 1))
-    elif "," in inside:
-        parts = iter(inside.split(","))
-    else:
-        raise BadInputError(f"{{{inside}}} is neither a range such as {{00000..00009}} nor a list")
-    for part in parts:
-        yield from _expanded(pattern[: match.start()] + part + pattern[match.end() :])

@@ -12,6 +12,7 @@ The ``blip-itm-*`` models of the hub are fine-tuned on COCO or Flickr30k. The BL
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -32,6 +33,7 @@ from felga.encoders.inputs import check_options
 from felga.encoders.towers import Tower, TwoTowers
 from felga.errors import BadInputError
 from felga.models.device import pick_device
+from felga.models.listing import cached_models
 from felga.models.weights import first_line, load_pretrained, model_folder, sha256_of_folder, weight_files
 from felga.types import Encoder
 
@@ -53,6 +55,11 @@ def blip(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: s
         MissingError: a hub model is neither cached nor downloadable, or no such device.
     """
     return Blip(weights, device=device, batch_size=batch_size, pooling=pooling)
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names of BLIPs whose weights are in the hub's cache, each with its weight files."""
+    yield from cached_models("blip", [Blip.model_type])
 
 
 class BlipVisionTower(BlipPreTrainedModel):  # type: ignore[misc]

@@ -11,6 +11,8 @@ tokens' products with it, times a factor of the region alone. What this approxim
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,12 +20,18 @@ from transformers import Blip2TextModelWithProjection, Blip2VisionModelWithProje
 
 from felga.encoders.blip import Blip
 from felga.encoders.towers import Tower
+from felga.models.listing import cached_models
 from felga.types import Encoder
 
 
 def blip2(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
     """The encoder ``blip2:WEIGHTS``; arguments and errors are those of :func:`felga.encoders.blip.blip`."""
     return Blip2(weights, device=device, batch_size=batch_size, pooling=pooling)
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names of BLIP-2s whose weights are in the hub's cache, each with its weight files."""
+    yield from cached_models("blip2", [Blip2.model_type])
 
 
 class Blip2VisionTower(Blip2VisionModelWithProjection):  # type: ignore[misc]

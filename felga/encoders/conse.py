@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from felga.encoders.crops import Crops, Preprocessing, split
 from felga.encoders.inputs import check_options, check_pairs, check_texts, scaled_boxes
 from felga.encoders.one_pass import roi_align
-from felga.errors import BadInputError
+from felga.errors import BadInputError, MissingError
 from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.efficientnet import (
@@ -37,8 +38,9 @@ from felga.models.efficientnet import (
     forward,
     load_network,
     shared_trunk,
+    weights_file,
 )
-from felga.models.minilm import DIM, SHA256, minilm
+from felga.models.minilm import DIM, SHA256, minilm, minilm_file
 from felga.models.wordlist import class_names
 from felga.types import Boxes, DecodedImage, Encoder, RegionFeatures, Vectors
 
@@ -64,6 +66,17 @@ def conse(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: 
         MissingError: no such device.
     """
     return Conse(weights or "lite0", device=device, batch_size=batch_size, pooling=pooling)
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names whose packages are installed, each with its weight files."""
+    for network in NETWORKS:
+        name = "conse" if network == "lite0" else f"conse:{network}"
+        try:
+            yield name, weights_file(network)
+        except MissingError:  # not installed
+            continue
+        yield name, minilm_file()
 
 
 class Conse:

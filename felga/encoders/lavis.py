@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,7 @@ from felga.encoders import lavis_worker
 from felga.encoders.crops import Crops, Preprocessing, encode_batches
 from felga.encoders.inputs import check_options
 from felga.errors import BadInputError, MissingError, did_you_mean
+from felga.models.caches import TEXTS, cache_folders, located, note, note_folder, snapshots
 from felga.models.device import pick_device
 from felga.models.weights import existing, is_offline, sha256_of
 from felga.types import Boxes, DecodedImage, Encoder, Vectors
@@ -45,6 +46,13 @@ INSTALL = (
 )
 MODELS = ("blip_feature_extractor", "blip2_feature_extractor")
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # LAVIS's, from CLIP
+VOCABULARY = "bert-base-uncased"
+FILES = {  # of LAVIS 1.0.2, in torch.hub's cache
+    "model_base_capfilt_large.pth": ["blip_feature_extractor/base"],
+    "blip2_pretrained.pth": ["blip2_feature_extractor/pretrain"],
+    "blip2_finetune_coco.pth": ["blip2_feature_extractor/coco"],
+    lavis_worker.EVA_FILE: ["blip2_feature_extractor/pretrain", "blip2_feature_extractor/coco"],
+}
 VERSION = 1
 """Raised when the worker's code yields other vectors."""
 
@@ -65,6 +73,14 @@ def lavis(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: 
     """
     check_options("lavis", batch_size=batch_size, pooling=pooling, known=("crop",))
     return Lavis(weights, device=pick_device(device), batch_size=batch_size)
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names whose weights are in torch.hub's cache, each with its weight files."""
+    for file, names in FILES.items():
+        path = cache_folders()["torch"] / file
+        if path.is_file():
+            yield from ((f"lavis:{name}", path) for name in names)
 
 
 class Lavis:
@@ -175,7 +191,15 @@ class Lavis:
                     worker.close()
                     raise
                 self._worker = worker
+                self._note()
             return self._info
+
+    def _note(self) -> None:
+        files = [Path(path) for path in self._info["files"]]
+        note(*(file for file in files if located(file) is not None))  # the others are the user's
+        for repository, snapshot in snapshots():
+            if repository == VOCABULARY:
+                note_folder(snapshot, TEXTS)
 
     def _ask(self, header: dict[str, Any], data: bytes = b"") -> np.ndarray[Any, np.dtype[np.float32]]:
         self._opened()

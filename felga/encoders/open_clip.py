@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from felga.encoders.open_clip_model import build_tokenizer, build_tower, preproc
 from felga.encoders.towers import Tower, TwoTowers
 from felga.errors import BadInputError, MissingError, NotFoundError, did_you_mean
 from felga.files import read_regular, to_json
+from felga.models.caches import cache_folders, note, snapshots
 from felga.models.device import pick_device
 from felga.models.efficientnet import STRIDE
 from felga.models.weights import (
@@ -274,10 +275,38 @@ def _tag_file(wanted: str, tag: dict[str, Any]) -> Path:
         file = file or "open_clip_pytorch_model.bin"
         safe = ["open_clip_model.safetensors"] if file == "open_clip_pytorch_model.bin" else []
         return hub_file(owner, [*safe, str(Path(file).with_suffix(".safetensors")), file], wanted)
-    cached = Path("~/.cache/clip").expanduser() / os.path.basename(tag["url"])
+    cached = cache_folders()["open_clip"] / os.path.basename(tag["url"])
     if not cached.is_file():
         require_network(tag["url"], wanted)
     try:
-        return Path(open_clip.download_pretrained_from_url(tag["url"]))
+        file = Path(open_clip.download_pretrained_from_url(tag["url"]))
     except (OSError, RuntimeError) as error:
         raise MissingError(f"cannot download {wanted}: {first_line(error)}") from error
+    note(file)
+    return file
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names whose weights are in a cache, each with its weight file."""
+    for architecture, name in open_clip.list_pretrained():
+        tag = open_clip.get_pretrained_cfg(architecture, name)
+        if architecture.endswith("-quickgelu") and not tag.get("quick_gelu", False):
+            continue  # refused
+        if (file := _cached_file(tag)) is not None:
+            yield f"clip:{architecture}/{name}", file
+    for repository, snapshot in snapshots():
+        if (snapshot / CONFIG).is_file():
+            files = (snapshot / known for known in CHECKPOINTS)
+            if (file := next(filter(Path.is_file, files), None)) is not None:
+                yield f"clip:{HF_HUB_PREFIX}{repository}", file
+
+
+def _cached_file(tag: dict[str, Any]) -> Path | None:
+    if not tag.get("hf_hub"):
+        file = cache_folders()["open_clip"] / os.path.basename(tag["url"])
+        return file if file.is_file() else None
+    try:
+        with offline():
+            return _tag_file("its weight file", tag)
+    except MissingError:  # not in the cache
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +22,9 @@ def packaged(identity: Mapping[str, Any]) -> Path | None:
         if to_json(read_about(path, "fenet")["identity"]) == wanted:
             return path
     return None
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """Each shipped checkpoint, with the encoder that it belongs to."""
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        yield f"the FENet of {read_about(path, 'fenet')['identity']['name']}", path

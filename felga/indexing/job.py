@@ -13,21 +13,27 @@ MB), but a format that cannot be downscaled while decoding is held at full size 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem, make_listing
+from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, make_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
-from felga.files import canonical, read_regular, shown, storage_errors, to_json, write_whole
+from felga.files import canonical, shown, storage_errors
 from felga.indexing.approximation import approximate, check_asked
+from felga.indexing.building import (
+    BUILDING,
+    check_same,
+    check_target,
+    make_folder,
+    open_contract,
+    write_errors,
+)
 from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
@@ -36,23 +42,17 @@ from felga.indexing.workers import shared_cores
 from felga.registry import make_encoder
 from felga.store.commit import Fenet, commit, install_fenet, sole_writer
 from felga.store.manifest import (
-    FORMAT_VERSION,
-    NAME,
     PACKAGED,
     Contract,
     CorpusEntry,
-    Errors,
     Manifest,
-    differences,
     read_manifest,
-    summary,
 )
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import image_schema, text_schema
 from felga.store.stored import IMAGES, TEXTS, NativeFolder, StoredIndex, damaged
 from felga.types import Progress
 
-BUILDING = "building.json"  # the contract of a first run that is not finished
 IMAGE_COLUMNS = ("image_id", "path", "size", "mtime_ns", "sha256", "error")
 TEXT_COLUMNS = ("text_id", "image_id", "text")
 
@@ -100,7 +100,7 @@ def index(
     with report.timed("total"), shared_cores():
         parts = parts or Parts.make(options)
         contract = parts.contract()
-        _check_target(out)
+        check_target(out)
         scanned = corpus.scan()
         listing = make_listing(scanned.images, scanned.texts, scanned.bad)  # whatever a third party returns
         if not (listing.images or listing.texts):
@@ -110,7 +110,7 @@ def index(
             return report
         with ExitStack() as stack:
             stack.enter_context(storage_errors(out))
-            folder = _make_folder(out)
+            folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
             asked = index, min_recall
             _sync(corpus, listing, folder.path, contract, parts, report, fenet, asked, prune, progress)
@@ -165,29 +165,6 @@ def _fenet(
     return install_fenet(folder, folder / before.fenet.file, contract, device, before.fenet.source)
 
 
-def _check_target(out: Path) -> None:
-    """Refuse a file, and a folder that holds something else; nothing is created yet."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise BadInputError(f"{shown(out)} is a file: name a folder for the index")
-    names = {path.name for path in out.iterdir()}
-    if not names & {NAME, BUILDING}:
-        others = sorted(name for name in names if not name.startswith("."))
-        if others:
-            raise BadInputError(
-                f"{shown(out)} holds {shown(others[0])!r} and is not an index: name an empty or a new folder"
-            )
-
-
-def _make_folder(out: Path) -> NativeFolder:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInputError(f"{shown(out)} lies below a file: name a folder for the index") from error
-    return NativeFolder(out)
-
-
 def _sync(
     corpus: Corpus,
     listing: Listing,
@@ -200,7 +177,7 @@ def _sync(
     prune: bool,
     progress: Progress,
 ) -> None:
-    before = _open_contract(folder, contract)
+    before = open_contract(folder, contract)
     installed = _fenet(fenet, folder, contract, before, parts.options.device)
     asked = check_asked(*asked, before, installed.entry.dim if installed else parts.encoder.dim)
     broken = _broken(folder, before) if before else {}
@@ -216,7 +193,7 @@ def _sync(
             table.compact()
             _check_written(table, trusted)
         report.images, report.texts = image_plan.counts, text_plan.counts
-        errors = _write_errors(folder, images, listing.bad)
+        errors = write_errors(folder, images, listing.bad)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
             folder,
@@ -306,44 +283,10 @@ def _dry_run(
         report.images.added, report.texts.added = len(listing.images), len(listing.texts)
         return
     with opened:
-        _check_same(opened.manifest.contract, contract, "was built with")
+        check_same(opened.manifest.contract, contract, "was built with")
         image_plan, text_plan = _plans(corpus, listing, opened.images, opened.texts, options, prune=True)
     report.images, report.texts = image_plan.counts, text_plan.counts
     report.examples = {"images": image_plan.examples, "texts": text_plan.examples}
-
-
-def _open_contract(folder: Path, contract: Contract) -> Manifest | None:
-    """The current manifest, if any, once it is certain that this run may add to the index."""
-    try:
-        before = read_manifest(folder)
-    except NotFoundError:
-        building = folder / BUILDING
-        if not building.exists():
-            data = {"format_version": FORMAT_VERSION, **asdict(contract)}
-            write_whole(building, to_json(data).encode())
-            return None
-        try:
-            data = json.loads(read_regular(building))
-            version = data.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format version {version} instead of {FORMAT_VERSION}")
-            unfinished = Contract(**data)
-        except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
-            raise BadIndexError(
-                f"{building} is not of an index that this felga can finish ({error}): remove the folder and "
-                "index again"
-            ) from error
-        _check_same(unfinished, contract, "holds an unfinished index built with")
-        return None
-    _check_same(before.contract, contract, "was built with")
-    return before
-
-
-def _check_same(actual: Contract, wanted: Contract, state: str) -> None:
-    if differ := differences(asdict(actual), canonical(asdict(wanted))):
-        raise BadIndexError(
-            f"the index {state} other options ({summary(differ)}): use the same ones, or another --out"
-        )
 
 
 def _broken(folder: Path, before: Manifest, tolerate: str = "-") -> dict[str, str]:
@@ -369,28 +312,3 @@ def _broken(folder: Path, before: Manifest, tolerate: str = "-") -> dict[str, st
 def _trusted(before: Manifest | None) -> set[str]:
     """Names of data files that were just compared with the manifest."""
     return {name.rpartition("/")[2] for name in before.files if "/data/" in name} if before else set()
-
-
-def _write_errors(folder: Path, images: OwnerTable, bad: Sequence[BadItem]) -> Errors:
-    """Write ``errors.jsonl``: what was quarantined, by the scan or by decoding."""
-    lines = [asdict(item) for item in bad]
-    for batch in images.batches(["image_id", "path", "error"], 8192):
-        lines += [
-            {
-                "kind": "image",
-                "item_id": row["image_id"],
-                "path": shown(row["path"]),
-                "reason": row["error"],
-            }
-            for row in batch.to_pylist()
-            if row["error"] is not None
-        ]
-    lines.sort(key=lambda line: (line["kind"], line["item_id"], line["reason"]))
-    content = "".join(to_json(line) + "\n" for line in lines).encode()
-    path = folder / "errors.jsonl"
-    if not path.is_file() or path.read_bytes() != content:
-        write_whole(path, content)
-    return Errors(
-        images=sum(line["kind"] == "image" for line in lines),
-        texts=sum(line["kind"] == "text" for line in lines),
-    )

@@ -76,16 +76,10 @@ class Parts:
     def contract(self) -> Contract:
         """What an index built with these parts is bound to."""
         options = self.options
-        identity = canonical(dict(self.encoder.identity()))
-        if identity.get("dim") != self.encoder.dim or not isinstance(identity.get("name"), str):
-            raise BadInputError(
-                f"encoder {self.encoder.name!r} has dim {self.encoder.dim}, its identity says "
-                f"{identity.get('dim')} and the name {identity.get('name')!r}"
-            )
         regions = canonical(dict(self.regions.settings()))
         keywords = canonical(dict(self.keywords.settings()))
         return Contract(
-            encoder=identity,
+            encoder=identity_of(self.encoder),
             regions={
                 "proposer": regions,
                 "top": options.top_regions,
@@ -176,6 +170,21 @@ class Parts:
         if not texts:
             return np.empty((0, self.encoder.dim), np.float32)
         return unit_vectors(self.encoder.encode_texts(texts), len(texts), self.encoder)
+
+
+def identity_of(encoder: Encoder) -> dict[str, Any]:
+    """What makes two vectors of an encoder comparable, as json gives it back.
+
+    Raises:
+        BadInputError: it contradicts the encoder.
+    """
+    identity: dict[str, Any] = canonical(dict(encoder.identity()))
+    if identity.get("dim") != encoder.dim or not isinstance(identity.get("name"), str):
+        raise BadInputError(
+            f"encoder {encoder.name!r} has dim {encoder.dim}, its identity says "
+            f"{identity.get('dim')} and the name {identity.get('name')!r}"
+        )
+    return identity
 
 
 def unit_vectors(vectors: Any, count: int, encoder: Encoder) -> Vectors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -99,21 +99,22 @@ def make_plan(listed: Sequence[Item], known: Known, rules: Rules[Item]) -> Plan[
     plan: Plan[Item] = Plan()
     here = {rules.key(item) for item in listed}
     gone = {key: position for key, position in known.positions.items() if key not in here}
-    by_hint: dict[Hashable, list[str]] = {}
+    hints = {rules.row_hint(known, position) for position in gone.values()}
+    by_content: dict[Hashable | None, list[str]] = {}
     for key, position in gone.items():
-        by_hint.setdefault(rules.row_hint(known, position), []).append(key)
+        by_content.setdefault(rules.row_content(known, position), []).append(key)
     for item in listed:
         key = rules.key(item)
         at = known.positions.get(key)
         if at is None:
-            twin = _twin(item, by_hint, gone, known, rules)
+            twin = _twin(item, hints, by_content, rules)
             if twin is None:
                 plan.note("added", key)
                 plan.encode.append(item)
             else:
                 plan.note("renamed", key)
-                plan.moves.append((gone[twin], known.value("_rowid", gone[twin]), rules.values(item)))
-                del gone[twin]
+                position = gone.pop(twin)
+                plan.moves.append((position, known.value("_rowid", position), rules.values(item)))
         elif rules.retry(item, known, at) or not (
             (unchanged := rules.unchanged(item, known, at)) or _same(item, known, at, rules)
         ):
@@ -138,16 +139,15 @@ def _same(item: Item, known: Known, at: int, rules: Rules[Item]) -> bool:
 
 def _twin(
     item: Item,
-    by_hint: Mapping[Hashable, list[str]],
-    gone: Mapping[str, int],
-    known: Known,
+    hints: Container[Hashable],
+    by_content: Mapping[Hashable | None, list[str]],
     rules: Rules[Item],
 ) -> str | None:
-    """The id of a row that no item claims, with the content of ``item``."""
-    candidates = [key for key in by_hint.get(rules.hint(item), ()) if key in gone]
-    if not candidates or (content := rules.content(item)) is None:
+    """Take out the id of a row that no item claims, with the content of ``item``."""
+    if rules.hint(item) not in hints or (content := rules.content(item)) is None:
         return None
-    return next((key for key in candidates if rules.row_content(known, gone[key]) == content), None)
+    keys = by_content.get(content)
+    return keys.pop(0) if keys else None
 
 
 def image_rules(

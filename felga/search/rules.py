@@ -6,15 +6,15 @@ best keyword with another text and tie with it. The soft rules let the other fra
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
+from felga.asking import OwnerScore
 from felga.search.scoring import Extras
 from felga.search.segments import check_scores, segment_best
 from felga.types import Rows, Scores
 
-OwnerScore: TypeAlias = Literal["soft", "max"]
 TEMPERATURE = 0.1
 """t of the soft score of a text, in units of the cosine; chosen as :data:`WHOLE`."""
 WHOLE = 0.5

@@ -14,10 +14,11 @@ import pyarrow.compute  # pa.compute
 from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, decode_image, read_file
+from felga.corpus.inside import exists
 from felga.corpus.items import IN_FILES
-from felga.corpus.tarball import exists
 from felga.engine import Engine
 from felga.errors import NotFoundError
+from felga.files import is_url
 from felga.queries import inside
 from felga.types import Box, DecodedImage
 
@@ -61,6 +62,8 @@ class ImageFiles:
         if kind not in IN_FILES:
             raise NotFoundError(f"images of a {kind} corpus are not files, and cannot be shown")
         (row,) = self._engine.index.images.take([position], ["path"])
+        if is_url(os.fsdecode(row["path"])):
+            raise NotFoundError(f"the image {image_id!r} is at a URL, and not here")
         try:
             root = self._engine.root.resolve()
             path = (root / os.fsdecode(row["path"])).resolve()

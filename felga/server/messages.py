@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from felga.asking import ImageOptions
 from felga.errors import BadInputError
 from felga.files import shown
 from felga.questions.doubt import Doubt
@@ -18,6 +19,7 @@ MOST_QUERIES = 64
 LONGEST_QUERY = 500  # characters
 MOST_HITS = 200
 MOST_REGIONS = 20
+MOST_IDS = 10_000
 LARGEST_JSON = 2**20  # bytes of a question
 
 Words: TypeAlias = Annotated[
@@ -50,6 +52,15 @@ class AboutImages(HowMany):
     regions: Annotated[int, Field(ge=1, le=MOST_REGIONS, description="Boxes per hit.")] = 1
     whole: Annotated[bool, Field(description="The whole image counts as a region.")] = True
     dedupe: Annotated[bool, Field(description="Of images that look the same, the best alone.")] = False
+    exact: Annotated[bool, Field(description="No approximate search, also where there is one.")] = False
+    ids: Annotated[tuple[ImageId, ...] | None, Field(max_length=MOST_IDS, description="Only these images.")] = None
+    path: Annotated[
+        str | None,
+        Field(min_length=1, max_length=4096, description="Only images whose path matches.", examples=["2024/*"]),
+    ] = None
+    caption: Annotated[
+        str | None, Field(min_length=1, max_length=LONGEST_QUERY, description="Only images whose caption contains it.")
+    ] = None
 
 
 class AboutWords(AboutImages):
@@ -86,6 +97,10 @@ class PartSearch(AboutImages):
 
     box: BoxText = None
     quality: Annotated[bool, Field(description="How well a box fits an object counts.")] = False
+
+    def options(self) -> ImageOptions:
+        """Options of :meth:`felga.engine.Engine.search_image`."""
+        return ImageOptions(**{name: getattr(self, name) for name in ImageOptions.__annotations__})  # type: ignore[typeddict-item]
 
 
 class IndexedPartSearch(PartSearch):

@@ -191,16 +191,7 @@ def _similar(
 ) -> Response:
     box = parse_box(asked.box)
     with service.following.state() as state:
-        hits = state.asked(asked.fenet).search_image(
-            image(state),
-            box,
-            asked.k,
-            regions=asked.regions,
-            whole=asked.whole,
-            quality=asked.quality,
-            owner=asked.owner,
-            dedupe=asked.dedupe,
-        )
+        hits = state.asked(asked.fenet).search_image(image(state), box, asked.k, **asked.options())
         inner = [_inner(hit, state) for hit in hits]
     return _json(messages.SimilarAnswer(hits=inner, state=state.number))
 

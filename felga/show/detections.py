@@ -1,8 +1,9 @@
-"""Hits as COCO json: images, the queries as categories, the regions as annotations with a score."""
+"""Hits as data of others: COCO json, and rows of Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 from felga.files import shown
@@ -40,6 +41,30 @@ def coco(queries: Sequence[str], hits: Sequence[Sequence[ImageHit]]) -> dict[str
         ],
         "categories": [{"id": n, "name": query} for n, query in enumerate(queries, 1)],
         "annotations": [{"id": n, **annotation} for n, annotation in enumerate(annotations, 1)],
+    }
+
+
+def imagefolder_row(query: str, hit: ImageHit, file_name: str) -> dict[str, Any]:
+    """A row of ``metadata.jsonl``, which Hugging Face's imagefolder reads: the image, and its regions.
+
+    ``objects`` has a list per property of the regions, best first, as data sets for detection do: ``bbox`` is
+    (x, y, width, height) in pixels, ``category`` the term that a region shows. What is not known is null.
+    """
+    regions = hit.regions
+    return {
+        "file_name": file_name,
+        "query": query,
+        "rank": hit.rank,
+        "image_id": hit.image_id,
+        "score": hit.score,
+        "confidence": hit.confidence,
+        "objects": {
+            "bbox": [_annotation(region.box, region.score)["bbox"] for region in regions],
+            "category": [region.term or query for region in regions],
+            "score": [region.score for region in regions],
+            "similarity": [None if isnan(region.similarity) else region.similarity for region in regions],
+            "quality": [region.quality for region in regions],
+        },
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from felga.corpus.decode import UnreadableImage, read_image
-from felga.corpus.tarball import exists
+from felga.corpus.inside import exists
 from felga.files import shown
 from felga.show.text import Answer
 from felga.types import Box, ImageHit, RegionHit, TextHit

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from felga.corpus.decode import UnreadableImage, read_image
-from felga.corpus.tarball import exists
+from felga.corpus.inside import exists
 from felga.errors import BadInputError
 from felga.files import shown
 from felga.show.targets import check_file

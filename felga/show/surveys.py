@@ -1,4 +1,4 @@
-"""Concepts and findings as text: a table for people; json, jsonl and csv for programs."""
+"""Concepts, findings and errors as text: a table for people; json, jsonl and csv for programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from felga.files import shown
 from felga.survey.audit import Audit, Finding
+from felga.survey.breakdown import Breakdown, ClassErrors, Mistake
 from felga.survey.concepts import Concept, Exemplar
 from felga.types import Box
 
@@ -31,6 +32,18 @@ FINDING = (
     "end",
     *BOX,
     "quality",
+)
+ERRORS = (
+    "class",
+    "images",
+    "found",
+    "wrong box",
+    "wrong concept",
+    "no box",
+    "misplaced",
+    "other class",
+    "background",
+    "mostly",
 )
 TITLES = {
     "caption": "captions that do not fit their image",
@@ -91,6 +104,52 @@ def render_audit(audit: Audit, form: Form, *, only_ascii: bool = False) -> str:
         return _csv(FINDING, map(_cells, findings))
     tables = [_findings(kind, own) for kind, own in zip(TITLES, kinds.values(), strict=True)]
     return "\n".join(tables)
+
+
+def render_breakdown(found: Breakdown, form: Form, *, only_ascii: bool = False) -> str:
+    """The errors of a labelled set: json an object of all, jsonl and csv a class per line, the sums first.
+
+    Args:
+        only_ascii: escape everything else in json.
+    """
+    rows = [asdict(one) for one in (found.total, *found.classes)]
+    if form == "json":
+        mistakes = [one.as_dict() for one in found.mistakes]
+        whole = {**asdict(found), "mistakes": mistakes}
+        return json.dumps(whole, ensure_ascii=only_ascii, indent=1) + "\n"
+    if form == "jsonl":
+        return _lines(rows, only_ascii)
+    if form == "csv":
+        return _csv(tuple(rows[0]), ([_or_empty(value) for value in row.values()] for row in rows))
+    unknown = f"; left out: {found.missing:,} that are not, and {found.unlabelled:,} images without labels"
+    classes = _table(
+        "errors per class, in % of the images that show it and of as many answers",
+        ERRORS,
+        [_errors(one) for one in (found.total, *found.classes)],
+        right=range(1, 9),
+        caption=f"{found.images:,} labelled images are in the index{unknown}",
+    )
+    first = _table(
+        "the first mistakes",
+        ("rank", "class", "mistake", "image", "box (x1, y1, x2, y2)"),
+        [_mistake(one) for one in found.mistakes],
+        right=(0,),
+        caption=None if found.mistakes else "none",
+    )
+    return f"{classes}\n{first}"
+
+
+def _errors(one: ClassErrors) -> list[str]:
+    counts = (one.found, one.wrong_box, one.wrong_concept, one.no_box)
+    wrong = (one.misplaced, one.other_class, one.background)
+    shares = [f"{100 * count / one.images:.0f}" for count in counts]
+    shares += [f"{100 * count / max(one.answers, 1):.0f}" for count in wrong]
+    return [one.name, f"{one.images:,}", *shares, one.taken_for or ""]
+
+
+def _mistake(one: Mistake) -> list[str]:
+    what = one.kind if one.shows is None else f"{one.kind}: {one.shows}"
+    return [str(one.rank), one.name, what, one.image_id, ", ".join(f"{x:.0f}" for x in one.box)]
 
 
 def _findings(kind: str, findings: Sequence[Finding]) -> str:

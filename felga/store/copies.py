@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from felga.files import located
 from felga.search.duplicates import NEAR, Groups, join_near
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import flat, list_lengths
@@ -51,7 +51,7 @@ def near(table: OwnerTable, threshold: float | None = None) -> float:
 
 
 def looks(table: OwnerTable, positions: Sequence[int]) -> tuple[Sequence[Hashable], Vectors]:
-    """The sha256 of some images, and their vectors as a whole, (n, dim); 0 where there is none."""
+    """What equal files share, and the vectors of images as a whole, (n, dim); 0 where there is none."""
     column = _column(table)
     order, back = np.unique(np.asarray(positions, np.int64), return_inverse=True)
     batch = table.take_batch(order.tolist(), ["sha256", "whole", column])
@@ -59,7 +59,8 @@ def looks(table: OwnerTable, positions: Sequence[int]) -> tuple[Sequence[Hashabl
     out = np.zeros((len(order), vectors.shape[1]), np.float32)
     out[rows] = _unit(vectors)
     names = batch.column("sha256").to_pylist()
-    return [names[at] for at in back], out[back]
+    # an empty sha256 is of no file that was read, and equals no other
+    return [names[at] or ("not read", int(order[at])) for at in back], out[back]
 
 
 def copies(
@@ -109,11 +110,11 @@ def _group(
     return [
         Copy(
             row["image_id"],
-            os.path.join(os.fspath(root), os.fsdecode(row["path"])),
+            located(root, row["path"]),
             row["width"],
             row["height"],
             row["size"],
-            row["sha256"] == best["sha256"],
+            row is best or row["sha256"] == best["sha256"] != "",
             similarity(row),
         )
         for row in rows
@@ -133,7 +134,7 @@ def _join_equal(table: OwnerTable, groups: Groups) -> None:
     for batch in table.batches(["sha256", "error"], 8192):
         columns = batch.column("sha256").to_pylist(), batch.column("error").to_pylist()
         for sha256, error in zip(*columns, strict=True):
-            if error is None and (other := first.setdefault(sha256, position)) != position:
+            if error is None and sha256 and (other := first.setdefault(sha256, position)) != position:
                 groups.join(np.array([other, position]))
             position += 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from felga.files import shown, storage_errors
+from felga.files import located, shown, storage_errors, to_json
 from felga.store.schema import list_lengths
 from felga.store.stored import StoredIndex
 from felga.types import Vectors
 
 BLOCK = 1024  # images at once
+ABOUT = b"felga"
+"""In the parquet's metadata, json: ``encoder``, its identity, and ``fenet``, the sha256 of the one that the
+vectors went through, or null."""
 SCHEMA = pa.schema(
     [
         ("image_path", pa.string()),
@@ -69,7 +71,9 @@ def export_clip_retrieval(index: StoredIndex, folder: Path, root: str | Path) ->
         words = opened.enter_context(_npy(folder, "text_emb", shape)) if texts else None
         (folder / "metadata").mkdir(parents=True, exist_ok=True)
         metadata = opened.enter_context(
-            pa.parquet.ParquetWriter(folder / "metadata" / "metadata_0.parquet", SCHEMA)
+            pa.parquet.ParquetWriter(
+                folder / "metadata" / "metadata_0.parquet", SCHEMA.with_metadata({ABOUT: _about(index)})
+            )
         )
         for batch in _rows(index, captions, root):
             stop = at + len(batch.table)
@@ -92,10 +96,7 @@ def _rows(index: StoredIndex, captions: dict[str, _Caption], root: str | Path) -
     for batch in index.images.batches(["image_id", "path", "boxes", "quality", "whole"], BLOCK):
         owner = np.repeat(np.arange(batch.num_rows), list_lengths(batch.column("boxes"))).tolist()
         ids = batch.column("image_id").to_pylist()
-        paths = [
-            shown(os.path.join(os.fspath(root), os.fsdecode(path)))
-            for path in batch.column("path").to_pylist()
-        ]
+        paths = [shown(located(root, path)) for path in batch.column("path").to_pylist()]
         own = [captions.get(ids[at]) for at in owner]
         columns: list[Any] = [
             pa.array([paths[at] for at in owner], pa.string()),
@@ -107,6 +108,13 @@ def _rows(index: StoredIndex, captions: dict[str, _Caption], root: str | Path) -
         yield _Batch(
             pa.table(columns, schema=SCHEMA), [None if caption is None else caption.row for caption in own]
         )
+
+
+def _about(index: StoredIndex) -> bytes:
+    """What a reader must know of the vectors."""
+    manifest = index.manifest
+    about = {"encoder": manifest.contract.encoder, "fenet": manifest.fenet and manifest.fenet.sha256}
+    return to_json(about).encode()
 
 
 def _captions(index: StoredIndex) -> dict[str, _Caption]:

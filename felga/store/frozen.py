@@ -25,7 +25,7 @@ class FrozenIndex(StoredIndex):
     def __init__(self, index: StoredIndex) -> None:
         """Write the raw vectors into temporary files that have no name any more once they are mapped.
 
-        They take 4 bytes per dimension of each region and keyword; writing them takes as much memory as
+        They take 2 bytes per dimension of each region and keyword; writing them takes as much memory as
         writing an index does (:data:`felga.store.pieces.FULL`).
 
         Raises:
@@ -37,7 +37,8 @@ class FrozenIndex(StoredIndex):
                 f"{shown(index.folder)} has no FENet: it answers by its encoder alone, with or without asking"
             )
         vars(self).update(vars(index))
-        self.manifest = replace(index.manifest, fenet=None, dim=int(index.manifest.contract.encoder["dim"]))
+        dim = int(index.manifest.contract.encoder["dim"])
+        self.manifest = replace(index.manifest, fenet=None, approximate=None, dim=dim)
         beside = Path(tempfile.gettempdir())
         with storage_errors(beside), tempfile.TemporaryDirectory(prefix="felga-", dir=beside) as name:
             self.regions = self._raw(Path(name), "regions", self.images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from felga.boxes import distinct
+from felga.files import located
 from felga.proposals.inflection import singular
 from felga.search.owners import Owner
 from felga.store.owner_table import OwnerTable
@@ -31,7 +31,7 @@ def image_hits(
             ImageHit(
                 rank,
                 (row := rows[owner.position])["image_id"],
-                os.path.join(os.fspath(root), os.fsdecode(row["path"])),
+                located(root, row["path"]),
                 owner.score,
                 tuple(_region(row, owner, at) for at in _best(owner, row["boxes"], row["whole"], regions)),
                 row["width"],

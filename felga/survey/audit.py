@@ -6,7 +6,6 @@ A caption is read as its keywords and its whole text, and each is asked of its o
 
 from __future__ import annotations
 
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from felga.engine import Engine
 from felga.errors import BadInputError
-from felga.files import shown
+from felga.files import located, shown
 from felga.models.wordlist import names_a_thing
 from felga.proposals.inflection import singular
 from felga.search.confidence import SURE, Query, confidence, total
@@ -170,7 +169,7 @@ class _Job:
         columns = ["text_id", "text", "keywords", "starts", "ends", "whole"]
         about = dict(zip(wanted, index.texts.take(wanted, columns), strict=True))
         for at, row, own in zip(images, rows, texts, strict=True):
-            path = os.path.join(self._seen.engine.root, os.fsdecode(row["path"]))
+            path = located(self._seen.engine.root, row["path"])
             image = _Image(row, path, *self._seen.regions(at))
             captions = [about[text] for text in own]
             vectors = [index.keywords.vectors(*self._text_offsets[[text, text + 1]].tolist()) for text in own]

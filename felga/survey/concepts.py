@@ -7,7 +7,6 @@ those of clusters of vectors, and tell more of COCO's classes apart (bench/conce
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from felga.engine import Engine
 from felga.errors import BadInputError
+from felga.files import located
 from felga.search.scoring import MeaningAndQuality
 from felga.survey.names import Names, Surveyed
 from felga.types import Box, Flags, Progress, Rows, Scores, Vectors
@@ -145,7 +145,7 @@ def _exemplars(seen: Surveyed, rows: list[int]) -> dict[int, dict[str, Any]]:
     for row, owner in zip(rows, owners.tolist(), strict=True):
         image, at = found[owner], row - int(seen.offsets[owner])
         x1, y1, x2, y2 = image["boxes"][at]
-        path = os.path.join(seen.engine.root, os.fsdecode(image["path"]))
+        path = located(seen.engine.root, image["path"])
         out[row] = {"image_id": image["image_id"], "path": path, "box": (x1, y1, x2, y2)}
         out[row]["quality"] = image["quality"][at]
     return out

@@ -24,6 +24,7 @@ from felga.show.sheets import REGION
 from tests.cli.calls import call
 
 COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "train-regions", "data"]
+COMMANDS += [f"models {verb}" for verb in ("list", "pull", "export", "import")]
 COMMANDS += ["dups", "concepts", "audit", "export", "fenet apply", "bench coco", "bench proposals"]
 
 
@@ -219,7 +220,10 @@ def test_doctor(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["index", "search", "assign", "train", "doctor", "bench coco", "bench proposals"],
+    [
+        *("index", "search", "assign", "train", "doctor", "bench coco", "bench proposals"),
+        *("models pull", "models export"),
+    ],
 )
 def test_commands_that_load_models_can_be_kept_off_the_network(capsys, command):
     assert "--offline" in call(capsys, *command.split(), "--help")[0]

@@ -91,7 +91,8 @@ def test_files_and_folders_of_one_search(capsys, demo, words, tmp_path):
         "--crops-to", targets["crops"], "--html", targets["hits.html"],
     )  # fmt: skip
     names = [f"0{rank}-{image_id}" for rank, image_id in enumerate(found, 1)]
-    assert sorted(os.listdir(targets["copies"])) == sorted(os.listdir(targets["links"])) == names
+    assert sorted(os.listdir(targets["links"])) == names
+    assert sorted(os.listdir(targets["copies"])) == [*names, "metadata.jsonl"]
     assert len(os.listdir(targets["crops"])) == 6
     assert targets["hits.html"].read_text().count("data:image/jpeg") == 3
     for line in (

@@ -44,3 +44,25 @@ def test_findings_of_an_index(capsys, demo):
     assert "captions that do not fit" in call(capsys, *words)[0]
     _, err = call(capsys, *words[:3], "-k", 0, code=2)
     assert "top must be at least 1" in err
+
+
+def test_errors_of_a_labelled_set(capsys, demo, tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "scene-01.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 90, 90]}],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    words = ["audit", "--index", demo[0], "--labels", tmp_path / "instances.json"]
+    found = json.loads(call(capsys, *words, "--format", "json")[0])
+    assert (found["images"], found["missing"], found["unlabelled"]) == (1, 0, 15)
+    (cat,) = found["classes"]
+    assert cat["found"] + cat["wrong_box"] + cat["wrong_concept"] + cat["no_box"] == cat["images"] == 1
+    assert found["total"] == {**cat, "name": "all", "taken_for": None}
+    assert len(found["mistakes"]) == 1 - cat["found"]
+    assert "wrong concept" in call(capsys, *words)[0]
+    _, err = call(capsys, *words[:3], "--labels", tmp_path / "none.json", code=3)
+    assert "none.json does not exist: name a COCO annotation json" in err
+    (tmp_path / "captions.json").write_text(json.dumps({"images": [], "annotations": []}))
+    _, err = call(capsys, *words[:3], "--labels", tmp_path / "captions.json", code=2)
+    assert "has no categories and boxes: expected a COCO instances json" in err

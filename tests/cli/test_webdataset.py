@@ -67,7 +67,7 @@ def test_hits_become_files_or_say_why_not(capsys, shards, search):
     assert "4 regions cut out" in err
     _, err = call(capsys, *search, "--link-to", "links")
     assert "0 images linked" in err
-    assert "lies inside a tar, where no link can lead: copy it instead" in err
+    assert "lies inside a shard, where no link can lead: copy it" in err
 
 
 def test_a_member_can_be_asked_with(capsys, shards, search):

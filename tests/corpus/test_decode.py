@@ -15,6 +15,7 @@ from felga.corpus.decode import (
     decode_image,
     from_pil,
     from_pixels,
+    image_size,
     read_file,
     read_image,
 )
@@ -97,6 +98,7 @@ def test_every_orientation_is_upright(tmp_path, form, orientation):
     source.save(path, exif=exif)
     image = read_image(path, "a")
     assert (image.width, image.height) == SIZE
+    assert image_size(path.read_bytes(), "a") == SIZE
     assert image.pixels.shape == (SIZE[1], SIZE[0], 3)
     assert near(image.pixels[16, 24], RED)
     assert near(image.pixels[16, 72], GREEN)

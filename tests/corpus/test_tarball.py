@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from felga.corpus.decode import UnreadableImage, read_file
-from felga.corpus.tarball import DamagedTar, Member, exists, members, read_member, split
+from felga.corpus.inside import exists, read_member, split
+from felga.corpus.tarball import DamagedTar, Member, members
 
 FILES = {
     "a.jpg": b"one",

@@ -18,8 +18,10 @@ import torch
 from felga.encoders import lavis_worker
 from felga.encoders.lavis import VARIABLE, lavis
 from felga.errors import BadInputError, MissingError, NotFoundError
+from felga.models.caches import reading
 from felga.testing.encoder import BOXES, IMAGES, boxes
 
+from ..models.homes import move_in
 from .contract import LazyContract
 
 REAL = os.environ.get(VARIABLE, "")
@@ -279,3 +281,21 @@ class TestReal:
         encoder = lavis(f"{NAME}@{file}", device="cpu")
         assert encoder.encode_texts(["zyxwvut " * 100, ""]).shape == (2, 16)
         encoder.close()
+
+
+def test_files_in_the_caches_are_said_to_be_read(tmp_path, monkeypatch):
+    """Its weights lie in torch.hub's cache, its vocabulary in the hub's; a file of one's own is in none."""
+    hub = move_in(tmp_path, monkeypatch)
+    monkeypatch.setenv(VARIABLE, str(toy_python(tmp_path)))
+    snapshot = hub / "models--bert-base-uncased" / "snapshots" / ("1" * 40)
+    files = [tmp_path / "torch" / "hub" / "checkpoints" / "model_base.pth", snapshot / "vocab.txt"]
+    for file in (*files, snapshot / "model.safetensors", snapshot.parents[1] / "refs" / "main"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1" * 40)
+    for checkpoint, expected in ((files[0], files), (tmp_path / "own.pth", files[1:])):
+        checkpoint.write_text("1")
+        encoder = lavis(f"{NAME}@{checkpoint}", device="cpu")
+        with reading() as read:
+            assert encoder.dim == 6
+        encoder.close()
+        assert read == expected

@@ -6,10 +6,12 @@ import pytest
 
 from felga.proposals.detreg import detreg
 from felga.proposals.hf import hf
+from felga.proposals.onnx import onnx
 from felga.proposals.torchvision import torchvision
 from felga.registry import make_keywords
 from felga.testing import KeywordContract, ProposerContract
 
+from .exported import Yolov8, Yolox, optimum, rt_detr, yolo
 from .tiny import DETECTORS, tiny_detector, tiny_detreg, tiny_rcnn
 
 
@@ -25,6 +27,19 @@ class TestHf(ProposerContract):
     @classmethod
     def proposer(cls, request, tmp_path_factory):
         return hf(str(tiny_detector(tmp_path_factory.mktemp("hf"), request.param)), device="cpu")
+
+
+class TestOnnx(ProposerContract):
+    @pytest.fixture(scope="class", params=["yolox", "yolov8", "rt-detr", "transformers"])
+    @classmethod
+    def proposer(cls, request, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("onnx")
+        file = folder / "model.onnx"
+        if request.param in ("rt-detr", "transformers"):
+            (rt_detr if request.param == "rt-detr" else optimum)(tiny_detector(folder), file)
+        else:
+            yolo(Yolox(3, False) if request.param == "yolox" else Yolov8(3), file)
+        return onnx(str(file), device="cpu")
 
 
 class TestTorchvision(ProposerContract):

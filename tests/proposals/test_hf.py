@@ -17,7 +17,7 @@ from felga.proposals.hf import hf
 from felga.testing.proposer import IMAGES, scene
 from felga.types import DecodedImage
 
-from .tiny import DETECTORS, LABELS, tiny_detector, tiny_detr
+from .tiny import DETECTORS, LABELS, by_transformers, tiny_detector, tiny_detr
 
 
 def edit(folder, name="config.json", **changes):
@@ -40,24 +40,6 @@ def made(tmp_path_factory):
 def folder(made, tmp_path):
     """A copy, to change."""
     return shutil.copytree(made, tmp_path / "detector")
-
-
-def by_transformers(folder, image):
-    """(box, score, label) of every detection, best first; cut to the image, the first of equal boxes."""
-    model = t.AutoModelForObjectDetection.from_pretrained(folder).eval()
-    processor = t.AutoImageProcessor.from_pretrained(folder)
-    with torch.no_grad():
-        output = model(**processor(images=[Image.fromarray(image.pixels)], return_tensors="pt"))
-    size = torch.tensor([[image.height, image.width]])
-    (found,) = processor.post_process_object_detection(output, threshold=0, target_sizes=size)
-    rows = {}
-    for i in sorted(range(len(found["scores"])), key=lambda i: -found["scores"][i].item()):
-        x1, y1, x2, y2 = found["boxes"][i].tolist()
-        box = max(0, x1), max(0, y1), min(image.width, x2), min(image.height, y2)
-        area = (box[2] - box[0]) * (box[3] - box[1])
-        if box[2] > box[0] and box[3] > box[1] and area < 0.99 * image.width * image.height:
-            rows.setdefault(box, (found["scores"][i].item(), LABELS[found["labels"][i].item()]))
-    return [(box, *rest) for box, rest in rows.items()]
 
 
 @pytest.mark.parametrize("model_type", DETECTORS)

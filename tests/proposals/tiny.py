@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+
+from felga.types import DecodedImage
 
 # transformers' keys -> keys of DETReg's code; independent of felga's rules, which go the other way.
 BACK = {
@@ -189,3 +192,23 @@ def _hgnet(stages: dict[str, list[str]]) -> Any:
         stage_numb_of_layers=[1] * 4,
         **stages,
     )
+
+
+def by_transformers(folder: Path, image: DecodedImage) -> list[tuple[Any, float, str]]:
+    """(box, score, label) of every detection, best first; cut to the image, the first of equal boxes."""
+    import transformers as t
+
+    model = t.AutoModelForObjectDetection.from_pretrained(folder).eval()
+    processor = t.AutoImageProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        output = model(**processor(images=[Image.fromarray(image.pixels)], return_tensors="pt"))
+    size = torch.tensor([[image.height, image.width]])
+    (found,) = processor.post_process_object_detection(output, threshold=0, target_sizes=size)
+    rows = {}
+    for i in sorted(range(len(found["scores"])), key=lambda i: -found["scores"][i].item()):
+        x1, y1, x2, y2 = found["boxes"][i].tolist()
+        box = max(0, x1), max(0, y1), min(image.width, x2), min(image.height, y2)
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        if box[2] > box[0] and box[3] > box[1] and area < 0.99 * image.width * image.height:
+            rows.setdefault(box, (found["scores"][i].item(), LABELS[found["labels"][i].item()]))
+    return [(box, *rest) for box, rest in rows.items()]

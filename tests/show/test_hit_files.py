@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -37,7 +38,36 @@ def answer(folder, *names, query="boat", boxes=((5, 10, 25, 20),)):
 
 
 def listed(folder):
-    return sorted(os.listdir(os.fsencode(folder)))
+    return sorted(name for name in os.listdir(os.fsencode(folder)) if name != b"metadata.jsonl")
+
+
+def described(folder):
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+
+
+def test_copies_are_described_for_imagefolder_and_rows_are_added_to_those_that_are_there(photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metadata.jsonl").write_text('{"file_name": "mine.png"}')
+    odd = os.fsdecode(b"b\xe9\n.png")
+    for _ in range(2):
+        put_hits([answer(photos, "a.png", odd, boxes=((5, 10, 25, 20), (0, 0, 60, 40)))], out, "copied")
+    mine, first, second = described(out)
+    assert mine == {"file_name": "mine.png"}
+    assert first == {
+        "file_name": "01-a.png", "query": "boat", "rank": 1, "image_id": "a.png", "score": 0.5,
+        "confidence": None,
+        "objects": {
+            "bbox": [[5, 10, 20, 10], [0, 0, 60, 40]], "category": ["boat", "boat"], "score": [0.5, 0.5],
+            "similarity": [None, None], "quality": [None, None],
+        },
+    }  # fmt: skip
+    assert second == {**first, "file_name": "01-a-2.png"}
+    put_hits([answer(photos, "a.png")], tmp_path / "cut", "cut out")
+    assert os.listdir(tmp_path / "cut") == ["01-a.png"]
+    (tmp_path / "taken" / "metadata.jsonl").mkdir(parents=True)
+    with pytest.raises(StorageError, match="metadata.jsonl is no file"):
+        put_hits([answer(photos, "a.png")], tmp_path / "taken", "copied")
 
 
 def test_copies_have_the_bytes_and_the_odd_name_behind_the_rank(photos, tmp_path):

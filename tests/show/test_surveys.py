@@ -6,8 +6,9 @@ import csv
 import io
 import json
 
-from felga.show.surveys import render_audit, render_concepts
+from felga.show.surveys import render_audit, render_breakdown, render_concepts
 from felga.survey.audit import Audit, Finding
+from felga.survey.breakdown import Breakdown, ClassErrors, Mistake
 from felga.survey.concepts import Concept, Exemplar
 
 ODD = "/x/a\udce9\n.png"
@@ -83,3 +84,44 @@ def test_the_tables_of_findings():
         assert part in text
     assert "1, 2, 3, 4" in text
     assert render_audit(Audit((), (), (), 0), "table").count("none") == 3
+
+
+BREAKDOWN = Breakdown(
+    images=1200,
+    missing=3,
+    unlabelled=4,
+    total=ClassErrors("all", 10, 4, 3, 2, 1, 10, 3, 2, 1),
+    classes=(ClassErrors("[cat]", 10, 4, 3, 2, 1, 10, 3, 2, 1, "dog"),),
+    mistakes=(
+        Mistake("other class", "[cat]", 1, 0.5, "[b]", "/x/[b]", (1.0, 2.0, 3.0, 4.5), "dog"),
+        Mistake("background", "[cat]", 7, 0.25, "c", ODD, (0.0, 0.0, 9.0, 9.0), None),
+    ),
+)
+
+
+def test_errors_as_json_lines_and_csv_hold_the_same():
+    whole = json.loads(render_breakdown(BREAKDOWN, "json"))
+    assert (whole["images"], whole["missing"], whole["unlabelled"]) == (1200, 3, 4)
+    assert whole["mistakes"][1]["path"] == "/x/a\\xe9\n.png"
+    assert whole["mistakes"][0]["box"] == [1, 2, 3, 4.5]
+    rows = [json.loads(line) for line in render_breakdown(BREAKDOWN, "jsonl").splitlines()]
+    assert rows == [whole["total"], *whole["classes"]]
+    table = list(csv.DictReader(io.StringIO(render_breakdown(BREAKDOWN, "csv"))))
+    assert [(row["name"], row["wrong_box"], row["taken_for"]) for row in table] == [
+        ("all", "3", ""), ("[cat]", "3", "dog"),
+    ]  # fmt: skip
+
+
+def test_the_table_of_errors():
+    text = render_breakdown(BREAKDOWN, "table")
+    for part in (
+        "[cat]",
+        "40",
+        "1,200 labelled images",
+        "3 that are not",
+        "4 images without",
+        "other class: dog",
+    ):
+        assert part in text
+    nothing = Breakdown(1, 0, 0, BREAKDOWN.total, BREAKDOWN.classes, ())
+    assert "none" in render_breakdown(nothing, "table")
