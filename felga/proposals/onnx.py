@@ -24,7 +24,8 @@ from felga.errors import BadInputError
 from felga.files import read_lines, read_regular
 from felga.models.device import pick_device
 from felga.models.weights import existing, first_line, sha256_of
-from felga.proposals.onnx_outputs import Arrays, Family, Graph, Slot, literal, recognised
+from felga.proposals.onnx_graph import Arrays, Graph, Slot, literal
+from felga.proposals.onnx_outputs import Family, recognised
 from felga.proposals.regions import as_regions
 from felga.types import DecodedImage, Region
 
@@ -77,15 +78,9 @@ class OnnxDetector:
             BadInputError: as :meth:`propose`.
         """
         with self._lock:
-            about = self._family.settings()
-        labels = sha256_of(self._labels) if self._labels.is_file() else None
-        return {
-            "name": "onnx",
-            "version": VERSION,
-            "weights": sha256_of(self.file),
-            "labels": labels,
-            **about,
-        }
+            about, (_, labels) = self._family.settings(), self._names
+        weights = sha256_of(self.file)
+        return {"name": "onnx", "version": VERSION, "weights": weights, "labels": labels, **about}
 
     def propose(self, images: Sequence[DecodedImage], top: int) -> list[list[Region]]:
         """For each image the ``top`` best boxes of those that the graph yields; one run per image.
@@ -98,7 +93,7 @@ class OnnxDetector:
 
     def _propose(self, image: DecodedImage, top: int) -> list[Region]:
         with self._lock:
-            found, names = self._family.detect(image.pixels), self._names
+            found, (names, _) = self._family.detect(image.pixels), self._names
         labels = [names.get(number, f"class {number}") for number in found.labels.tolist()]
         return as_regions(image, found.boxes, found.scores, top, labels, frame=found.frame)
 
@@ -107,20 +102,18 @@ class OnnxDetector:
         return recognised(self._graph)
 
     @cached_property
-    def _names(self) -> Mapping[int, str]:
-        if not self._labels.is_file():
-            return names_in(self._graph.metadata.get("names", "")) or self._family.names
-        lines, classes = read_lines(self._labels, "class names"), self._family.classes
+    def _names(self) -> tuple[Mapping[int, str], str | None]:
+        """The class names, and the sha256 of their file where they have one."""
+        file = self.file.with_suffix(".txt")
+        if not file.is_file():
+            return names_in(self._graph.metadata.get("names", "")) or self._family.names, None
+        lines, classes = read_lines(file, "class names"), self._family.classes
         if classes not in (None, len(lines)):
             raise BadInputError(
-                f"{str(self._labels)!r} has {len(lines)} lines: expected the names of the {classes} "
-                f"classes of {self.file.name}, one per line"
+                f"{str(file)!r} has {len(lines)} lines: expected the names of the {classes} classes of "
+                f"{self.file.name}, one per line"
             )
-        return dict(enumerate(lines))
-
-    @property
-    def _labels(self) -> Path:
-        return self.file.with_suffix(".txt")
+        return dict(enumerate(lines)), sha256_of(file)
 
     @cached_property
     def _graph(self) -> Graph:
@@ -154,8 +147,7 @@ class OnnxDetector:
             tuple(Slot(one.name, one.type, tuple(one.shape)) for one in slots)
             for slots in (session.get_inputs(), session.get_outputs())
         )
-        metadata = session.get_modelmeta().custom_metadata_map
-        graph = Graph(self.file, inputs, outputs, metadata, run)
+        graph = Graph(self.file, inputs, outputs, session.get_modelmeta().custom_metadata_map, run)
         return graph
 
     def _fault(self, error: Exception) -> str:

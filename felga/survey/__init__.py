@@ -1,1 +1,1 @@
-"""An index as a whole: what it shows, and where its captions and its images disagree."""
+"""An index as a whole: what it shows, where its captions and images disagree, and its errors on labels."""
