@@ -11,7 +11,15 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 
-from felga.asking import Asking, ImageOptions, OwnerScore, WordOptions, at_least_one, check_owner, check_queries
+from felga.asking import (
+    Asking,
+    ImageOptions,
+    OwnerScore,
+    WordOptions,
+    at_least_one,
+    check_owner,
+    check_queries,
+)
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, shown
 from felga.indexing.parts import encoded_regions

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from felga.types import Box, ImageHit, TextHit
 
 
+Ids = Annotated[Path | None, typer.Option(help="Only images with these ids: a file, one per line.")]
+PathGlob = Annotated[str | None, typer.Option(help='Only images whose path matches, e.g. "2024/*".')]
+Caption = Annotated[str | None, typer.Option(help="Only images whose caption contains this.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Look at every region, whatever the index has.")]
+
+
 def search(
     query: Annotated[
         list[str] | None, typer.Argument(help='One query each: words, or "boat AND person NOT car".')
@@ -42,10 +48,14 @@ def search(
     explain: flags.Explain = False,
     dedupe: flags.Dedupe = False,
     same_region: flags.SameRegion = False,
-    ids: Annotated[Path | None, typer.Option(help="Only images with these ids: a file, one per line.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Only images with these ids: a file, one per line.")
+    ] = None,
     path: Annotated[str | None, typer.Option(help='Only images whose path matches, e.g. "2024/*".')] = None,
     caption: Annotated[str | None, typer.Option(help="Only images whose caption contains this.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Look at every region, whatever the index has.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Look at every region, whatever the index has.")
+    ] = False,
     form: flags.SearchForm = "table",
     paths: flags.Paths = False,
     null: flags.Null = False,

@@ -110,7 +110,9 @@ class Answers:
             return [ranked[:n]]
 
         table = self.index.images
-        (owners,) = without_copies(best, partial(looks, table), k, near(table)) if self.how.dedupe else best(k)
+        (owners,) = (
+            without_copies(best, partial(looks, table), k, near(table)) if self.how.dedupe else best(k)
+        )
         return [owner.position for owner in owners]
 
     def _allowed(self, composition: Composition, unwanted: Sequence[Term]) -> Iterator[Owner]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -53,13 +53,18 @@ class AboutImages(HowMany):
     whole: Annotated[bool, Field(description="The whole image counts as a region.")] = True
     dedupe: Annotated[bool, Field(description="Of images that look the same, the best alone.")] = False
     exact: Annotated[bool, Field(description="No approximate search, also where there is one.")] = False
-    ids: Annotated[tuple[ImageId, ...] | None, Field(max_length=MOST_IDS, description="Only these images.")] = None
+    ids: Annotated[
+        tuple[ImageId, ...] | None, Field(max_length=MOST_IDS, description="Only these images.")
+    ] = None
     path: Annotated[
         str | None,
-        Field(min_length=1, max_length=4096, description="Only images whose path matches.", examples=["2024/*"]),
+        Field(
+            min_length=1, max_length=4096, description="Only images whose path matches.", examples=["2024/*"]
+        ),
     ] = None
     caption: Annotated[
-        str | None, Field(min_length=1, max_length=LONGEST_QUERY, description="Only images whose caption contains it.")
+        str | None,
+        Field(min_length=1, max_length=LONGEST_QUERY, description="Only images whose caption contains it."),
     ] = None
 
 
@@ -100,7 +105,7 @@ class PartSearch(AboutImages):
 
     def options(self) -> ImageOptions:
         """Options of :meth:`felga.engine.Engine.search_image`."""
-        return ImageOptions(**{name: getattr(self, name) for name in ImageOptions.__annotations__})  # type: ignore[typeddict-item]
+        return cast(ImageOptions, {name: getattr(self, name) for name in ImageOptions.__annotations__})
 
 
 class IndexedPartSearch(PartSearch):
