@@ -43,8 +43,8 @@ class ParquetShards:
     """The images of parquet shards, as ``img2dataset --output_format parquet`` writes them.
 
     A row has an image in the column ``jpg`` (``png``, ``webp``), a ``key``, and perhaps a ``caption``: a
-    string or a list of strings. A row whose ``status`` is not ``success`` has no image, and is quarantined
-    with its ``error_message``.
+    string or a list of strings. A row with a ``status`` that is not ``success`` has no image, and is
+    quarantined with its ``error_message``.
 
     Ids are ``SHARD/KEY``, paths ``SHARD.parquet/KEY.jpg``. Listing does not read the column of the images,
     hence their sizes are not known. The time of an image is that of its shard, plus the size of the shard as
@@ -117,7 +117,7 @@ class ParquetShards:
                 bad.append(BadItem("image", where, shown(shard), f"its key is {quoted(row[KEY])}"))
                 continue
             image_id = shown(f"{stem}/{row[KEY]}")
-            if row.get(STATUS, SUCCESS) != SUCCESS:
+            if row.get(STATUS) not in (None, SUCCESS):
                 reason = f"img2dataset reports {row[STATUS]}: {row.get(MESSAGE)}"
                 bad.append(BadItem("image", image_id, shown(f"{shard}/{name}"), reason))
                 continue

@@ -1,7 +1,7 @@
 """Parquet files with an image in each row, as img2dataset writes them: read by column, one image at a time.
 
-Listing reads every column but the images. Reading an image decompresses the pages of its row group up to it:
-in img2dataset's files a group is a page of 100 images, elsewhere a page has at most some 1,000.
+Listing reads keys, captions and states alone. Reading an image decompresses the pages of its row group up
+to it: in img2dataset's files a group is a page of 100 images, elsewhere a page has at most some 1,000.
 """
 
 from __future__ import annotations

@@ -141,11 +141,12 @@ def test_odd_rows_cost_themselves(tmp_path):
         row("../../etc/passwd", png(4)),
         row("empty", b""),
         row("nul\0", png(5)),
+        row("unsaid", png(7), status=None),
         row("late", png(6), status="failed_to_resize", error_message="image decoding error"),
     ]
     corpus = ParquetShards(write(tmp_path / "s.parquet", rows))
     listing = corpus.scan()
-    assert [image.image_id for image in listing.images] == ["s/empty", "s/gone", "s/good"]
+    assert [image.image_id for image in listing.images] == ["s/empty", "s/gone", "s/good", "s/unsaid"]
     assert reasons(listing) == {
         "s/good": "another text has the same id",  # and another image
         "s.parquet:4": "its key is None",
@@ -154,7 +155,7 @@ def test_odd_rows_cost_themselves(tmp_path):
         "s.parquet:8": "its key is 'nul\\x00'",
         "s/late": "img2dataset reports failed_to_resize: image decoding error",
     }
-    empty, gone, good = listing.images
+    empty, gone, good, _ = listing.images
     assert corpus.read(good) == png(1), "of two of a key, the first"
     with pytest.raises(UnreadableImage, match="s/gone cannot be read: its row holds no image"):
         corpus.read(gone)
