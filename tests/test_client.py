@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 import felga
+from felga.asking import Asking, ImageOptions, WordOptions
 from felga.client import Client, Indexed, _made
 from felga.errors import BadInputError, NotFoundError
-from felga.server.messages import AboutWords
+from felga.server.messages import AboutWords, PartSearch
 from felga.server.service import Service
 from felga.server.web import make_app
 from felga.types import ImageHit
@@ -107,11 +108,20 @@ def test_the_face_is_that_of_the_engine(name):
     assert [(one.name, one.kind, one.default) for one in asked[0]] == [
         (one.name, one.kind, one.default) for one in asked[1]
     ]
-    if name == "search_all":
-        options = {one.name: one.default for one in asked[1] if one.default is not one.empty}
-        fields = {field: about.default for field, about in AboutWords.model_fields.items()}
+
+
+def test_options_are_the_same_everywhere():
+    """Those of the engine, those that are checked, and those of the server, with the same defaults."""
+    assert WordOptions.__annotations__.keys() == Asking().values().keys()
+    for model, by in ((AboutWords, Asking()), (PartSearch, Asking.by_image({}))):
+        fields = {field: about.default for field, about in model.model_fields.items()}
         assert fields.pop("fenet") is True, "Engine.frozen answers without"
-        assert fields == options
+        assert (fields.pop("k"), fields.pop("box", None)) == (10, None)
+        assert fields == {name: value for name, value in by.values().items() if name in fields}
+    assert ImageOptions.__annotations__.keys() <= PartSearch.model_fields.keys()
+    assert WordOptions.__annotations__.keys() <= AboutWords.model_fields.keys()
+    with pytest.raises(TypeError, match="no option 'explain'"):
+        Asking.by_image({"explain": True})
 
 
 @pytest.mark.parametrize(

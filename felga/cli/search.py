@@ -48,14 +48,10 @@ def search(
     explain: flags.Explain = False,
     dedupe: flags.Dedupe = False,
     same_region: flags.SameRegion = False,
-    ids: Annotated[
-        Path | None, typer.Option(help="Only images with these ids: a file, one per line.")
-    ] = None,
-    path: Annotated[str | None, typer.Option(help='Only images whose path matches, e.g. "2024/*".')] = None,
-    caption: Annotated[str | None, typer.Option(help="Only images whose caption contains this.")] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Look at every region, whatever the index has.")
-    ] = False,
+    ids: Ids = None,
+    path: PathGlob = None,
+    caption: Caption = None,
+    exact: Exact = False,
     form: flags.SearchForm = "table",
     paths: flags.Paths = False,
     null: flags.Null = False,
@@ -74,13 +70,12 @@ def search(
     _be_quick()
     flags.at_least_one(k=top, regions=regions)
     asked = _asked(query, queries, image, box)
+    part = flags.parse_box(box)
     if image and (explain or same_region or min_confidence is not None):
         raise BadInputError("--min-confidence, --explain and --same-region are for words, not for an image")
-    part = flags.parse_box(box)
     outputs = Outputs(form, paths, null, save_viz, html, copy_to, link_to, crops_to)
-    how: dict[str, Any] = {"regions": regions, "whole": whole, "owner": owner_score, "dedupe": dedupe}
-    how |= {"exact": exact, "path": path, "caption": caption}
-    how |= {"ids": read_lines(ids, "image ids") if ids else None}
+    how: Any = {"regions": regions, "whole": whole, "owner": owner_score, "dedupe": dedupe, "exact": exact}
+    how |= {"path": path, "caption": caption, "ids": _lines(ids, "image ids")}
     with opened(server, index, outputs, device=device, root=root, encoder=encoder) as (engine, folder):
         if image:
             image = query_image(engine, image)
@@ -92,10 +87,8 @@ def search(
             if min_confidence is None:
                 hits = [_believed(engine, query, found) for query, found in zip(asked, hits, strict=True)]
         missing = _missing(engine, hits)
-    print_answers(
-        "images", asked, hits, folder, outputs, missing=missing, many=len(asked) > 1 or queries is not None,
-        image=image, box=part,
-    )  # fmt: skip
+    many = len(asked) > 1 or queries is not None
+    print_answers("images", asked, hits, folder, outputs, missing=missing, many=many, image=image, box=part)
 
 
 def assign(
@@ -195,6 +188,10 @@ def _asked(query: list[str] | None, queries: Path | None, image: Path | None, bo
     if box and not image:
         raise BadInputError("--box needs --image, the image that it is a part of")
     return [_name(image, box)] if image else asked
+
+
+def _lines(path: Path | None, what: str) -> list[str] | None:
+    return None if path is None else read_lines(path, what)
 
 
 def _readable(query: str) -> str:

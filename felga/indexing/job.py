@@ -178,9 +178,9 @@ def _sync(
     progress: Progress,
 ) -> None:
     before = open_contract(folder, contract)
+    broken = _broken(folder, before) if before else {}
     installed = _fenet(fenet, folder, contract, before, parts.options.device)
     asked = check_asked(*asked, before, installed.entry.dim if installed else parts.encoder.dim)
-    broken = _broken(folder, before) if before else {}
     dim, trusted = parts.encoder.dim, _trusted(before)
     versions = (before.images.version, before.texts.version) if before else (None, None)
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)

@@ -2,26 +2,33 @@
 
 What limits a search is reading the vectors, and half precision halves that. One query is multiplied in half
 precision, too, and summed in single precision; for several, blocks are turned into single precision while
-they lie in the cache.
+they lie in the cache. PyTorch does that; a small index is searched before PyTorch would be imported.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-import threading
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import faiss
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from felga.errors import BadIndexError
 from felga.files import part_of, publish, shown
 from felga.types import Rows, Scores, Vectors
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Codes: TypeAlias = npt.NDArray[np.uint8]
+"""(n, 2 * dim), bytes of numbers in half precision: files do not align these, and bytes may lie anywhere."""
+LARGE = 100_000
+"""Fragments for whose search PyTorch is imported, which takes a second; where it is in use, it does all."""
 _HEADER = struct.Struct("<4siqqqBiiifQQQQ")
 """Type, d, n, two unused numbers, trained, metric; of the quantizer: type, range (two), d, bytes of a vector,
 numbers trained; bytes of all vectors."""
@@ -60,24 +67,28 @@ class FlatSearcher:
                 f"the FAISS files hold {len(self)} fragments, the manifest says {fragments}: index again"
             )
         self._pieces = [_mapped(path, count, dim) for path, count in zip(paths, counts, strict=True)]
-        # Files do not align their numbers, and only bytes may lie anywhere without being copied first.
-        self._bytes = [piece.view(torch.uint8).numpy() for piece in self._pieces]
-        self._local = threading.local()
+        self._decoder = faiss.IndexScalarQuantizer(dim, _HALF, faiss.METRIC_INNER_PRODUCT)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def products(self, queries: Vectors, start: int, stop: int) -> Scores:
         """(stop - start, q) of the fragments ``start:stop`` with queries (q, dim), up to :meth:`error`."""
+        if len(self) < LARGE and "torch" not in sys.modules:
+            return self.vectors(start, stop) @ queries.T
+        import torch
+
         found = np.empty((stop - start, len(queries)), np.float32)
         into, columns = torch.from_numpy(found), torch.from_numpy(np.ascontiguousarray(queries.T))
         if len(queries) == 1:
             half = columns[:, 0].half()
-            for at, rows in self._parts(start, stop, len(self)):
-                into[at : at + len(rows), 0] = torch.mv(rows, half)
+            for at, codes in self._parts(start, stop, len(self)):
+                into[at : at + len(codes), 0] = torch.mv(_halves(codes), half)
         else:
-            for at, rows in self._parts(start, stop, _ROWS):
-                torch.mm(self._buffer(len(rows)).copy_(rows), columns, out=into[at : at + len(rows)])
+            single = torch.empty(min(_ROWS, len(found)), self.dim)
+            for at, codes in self._parts(start, stop, _ROWS):
+                rows = single[: len(codes)].copy_(_halves(codes))
+                torch.mm(rows, columns, out=into[at : at + len(codes)])
         return found
 
     def error(self, queries: Vectors) -> float:
@@ -89,23 +100,32 @@ class FlatSearcher:
 
     def vectors(self, start: int, stop: int) -> Vectors:
         """The fragments ``start:stop``, (stop - start, dim) float32."""
-        found = np.empty((max(stop - start, 0), self.dim), np.float32)
-        into = torch.from_numpy(found)
-        for at, rows in self._parts(start, stop, _ROWS):
-            into[at : at + len(rows)] = rows
-        return found
+        parts = [codes for _, codes in self._parts(start, stop, len(self))]
+        return self._decoded(parts[0] if len(parts) == 1 else np.concatenate([self._none(), *parts]))
 
     def take(self, rows: Rows) -> Vectors:
         """Some fragments, (n, dim) float32."""
-        found = np.empty((len(rows), 2 * self.dim), np.uint8)
+        codes = np.empty((len(rows), 2 * self.dim), np.uint8)
         of = np.searchsorted(self._starts, rows, side="right") - 1
         for piece in np.unique(of).tolist():
             places = np.flatnonzero(of == piece)
-            found[places] = self._bytes[piece][rows[places] - self._starts[piece]]
-        vectors: Vectors = torch.from_numpy(found.view(np.float16)).float().numpy()
+            codes[places] = self._pieces[piece][rows[places] - self._starts[piece]]
+        return self._decoded(codes)
+
+    def _decoded(self, codes: Codes) -> Vectors:
+        """(n, dim) float32, exactly."""
+        if "torch" in sys.modules and len(codes):
+            import torch
+
+            single: Vectors = _halves(codes).to(torch.float32).numpy()
+            return single
+        vectors: Vectors = self._decoder.sa_decode(codes)
         return vectors
 
-    def _parts(self, start: int, stop: int, most: int) -> Iterator[tuple[int, Tensor]]:
+    def _none(self) -> Codes:
+        return np.empty((0, 2 * self.dim), np.uint8)
+
+    def _parts(self, start: int, stop: int, most: int) -> Iterator[tuple[int, Codes]]:
         """``start:stop`` in parts of at most so many rows: where each begins, and the rows."""
         first = max(0, int(np.searchsorted(self._starts, start, side="right")) - 1)
         for piece, begin in zip(self._pieces[first:], self._starts[first:].tolist(), strict=False):
@@ -115,12 +135,12 @@ class FlatSearcher:
             if begin + len(piece) >= stop:
                 return
 
-    def _buffer(self, rows: int) -> Tensor:
-        """(rows, dim) of this thread."""
-        if not hasattr(self._local, "buffer"):
-            self._local.buffer = torch.empty(_ROWS, self.dim)
-        buffer: Tensor = self._local.buffer[:rows]
-        return buffer
+
+def _halves(codes: Codes) -> Tensor:
+    """(n, dim) float16 of the same memory."""
+    import torch
+
+    return torch.from_numpy(codes).view(torch.float16)
 
 
 def _checked(path: Path, dim: int) -> int:
@@ -151,9 +171,9 @@ def _checked(path: Path, dim: int) -> int:
     return int(count)
 
 
-def _mapped(path: Path, count: int, dim: int) -> Tensor:
-    """(count, dim) float16 of a file."""
+def _mapped(path: Path, count: int, dim: int) -> Codes:
+    """The codes of a file."""
     with path.open("rb") as file:
         # torch wants memory that can be written; pages that nobody writes are shared all the same
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(data, dtype=torch.float16, offset=_HEADER.size).view(count, dim)
+    return np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(count, 2 * dim)

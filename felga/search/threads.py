@@ -6,25 +6,34 @@ which takes milliseconds where the processor is busy.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 
 
 def for_each(work: Callable[[T], None], items: Iterable[T]) -> None:
-    """Call ``work`` with every item, in any order, from as many threads as torch has."""
+    """Call ``work`` with every item, in any order, from as many threads as torch has.
+
+    Where torch is not in use, as in a command that asks a small index one question, one thread does all: it
+    is done before torch would be imported.
+    """
+    if "torch" not in sys.modules:
+        for item in items:
+            work(item)
+        return
     for _ in _pool().map(work, items):  # raises what a call raised
         pass
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    import torch
+
     count = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, "felga-search", initializer=torch.set_num_threads, initargs=(1,))
     started = Barrier(count + 1)

@@ -19,7 +19,7 @@ MOST_QUERIES = 64
 LONGEST_QUERY = 500  # characters
 MOST_HITS = 200
 MOST_REGIONS = 20
-MOST_IDS = 10_000
+MOST_IDS, LONGEST_ID = 50, 256  # they may stand in a URL
 LARGEST_JSON = 2**20  # bytes of a question
 
 Words: TypeAlias = Annotated[
@@ -54,7 +54,8 @@ class AboutImages(HowMany):
     dedupe: Annotated[bool, Field(description="Of images that look the same, the best alone.")] = False
     exact: Annotated[bool, Field(description="No approximate search, also where there is one.")] = False
     ids: Annotated[
-        tuple[ImageId, ...] | None, Field(max_length=MOST_IDS, description="Only these images.")
+        tuple[Annotated[str, Field(min_length=1, max_length=LONGEST_ID)], ...] | None,
+        Field(max_length=MOST_IDS, description="Only these images."),
     ] = None
     path: Annotated[
         str | None,

@@ -138,9 +138,7 @@ def commit(
         )
         tables[name] = old if old and unchanged else _table_entry(folder, stem, table, fenet, dim, known)
         files += [*table.files(), *(folder / piece for piece in tables[name].pieces)]
-    codes = before.approximate if before is not None else None
-    if codes is not None and (codes.file not in known or not {*codes.pieces} & {*tables["images"].pieces}):
-        codes = None
+    codes = _codes_of(before, known, tables["images"])
     files += [folder / codes.file] if codes else []
     manifest = Manifest(
         contract=contract,
@@ -161,6 +159,14 @@ def commit(
         manifest.write(folder)
     _clean(folder, manifest, images, texts)
     return manifest
+
+
+def _codes_of(
+    before: Manifest | None, known: Mapping[str, FileEntry], images: TableEntry
+) -> ApproximateEntry | None:
+    """The approximate search of before, if it is intact and knows a file of the new state."""
+    codes = before.approximate if before else None
+    return codes if codes and codes.file in known and {*codes.pieces} & {*images.pieces} else None
 
 
 def commit_approximate(

@@ -103,7 +103,7 @@ def test_one_box_shows_all_terms(engine):
     queries = engine.encoder.encode_texts(["cat", "rocket", "cat and rocket"])
     wanted = {}
     for row in engine.index.images.read(["image_id", "boxes", "whole", "quality", "vectors"]).to_pylist():
-        cosines = np.array(row["vectors"], np.float64) @ queries.T
+        cosines = np.array(row["vectors"], np.float16).astype(np.float64) @ queries.T
         whole = cosines[row["whole"].index(True)]
         scores = (cosines + GAMMA * np.log(row["quality"])[:, None] + 0.5 * whole) / 1.5
         joint = np.where(row["whole"], -np.inf, scores @ [0.25, 0.25, 0.5])
@@ -130,7 +130,8 @@ def test_sums_of_vectors(engine):
                 if row["image_id"] == hit.image_id
             )
             at = row["boxes"].index(list(region.box))
-            assert region.similarity == pytest.approx(float(np.dot(row["vectors"][at], vector)), abs=1e-5)
+            stored = np.float64(np.float16(row["vectors"][at]))
+            assert region.similarity == pytest.approx(float(np.dot(stored, vector)), abs=1e-5)
     assert engine.search("cat + coffee AND rocket")[0].regions[0].term == "cat + coffee"
     with pytest.raises(BadInputError, match="nothing is left of 'cat - cat'"):
         engine.search("cat - cat")

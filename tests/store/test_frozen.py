@@ -66,7 +66,7 @@ def test_vectors_are_those_of_the_tables_and_the_files_have_no_name(believed, tm
         before = FrozenIndex(index)
         for searcher, table in ((before.regions, index.images), (before.keywords, index.texts)):
             raw, _ = table.raw(0, len(table))
-            np.testing.assert_array_equal(searcher.vectors(0, len(searcher)), raw)
+            np.testing.assert_allclose(searcher.vectors(0, len(searcher)), raw, rtol=2**-11, atol=1e-7)
         assert list(tmp_path.iterdir()) == []
         before.close()
         assert index._lease.close.alive, "closing it leaves the index open"
