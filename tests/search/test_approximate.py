@@ -12,7 +12,7 @@ from felga.search.rules import BestAndWhole
 from tests.search.test_owners import build, half, unit
 
 DIM, OWNERS, EACH, PIECE = 32, 1500, 6, 900
-FACTORIES = ["IVF32,PQ8x4fs", "HNSW16", "IVF16,Flat", "SQ8", "OPQ8_32,IVF16,PQ8"]
+FACTORIES = ["IVF32,PQ8x4fs", "HNSW16", "IVF16,Flat", "SQ8", "PCA24,IVF16,Flat"]
 
 
 class Made:
