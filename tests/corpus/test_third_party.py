@@ -30,7 +30,9 @@ def packages(tmp_path, monkeypatch):
 
 
 def png(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(rng.integers(0, 150, 3), 250, (6, 8, 3)).astype(np.uint8)  # of a colour of its own
+    pixels = pixels.repeat(8, 0).repeat(8, 1)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")
     return data.getvalue()
