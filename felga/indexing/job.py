@@ -97,7 +97,7 @@ def index(
         corpus = FolderCorpus(corpus)
     out, options = Path(out), options or Options()
     report = Report(out)
-    with report.timed("total"), shared_cores():
+    with report.timed("total"):
         parts = parts or Parts.make(options)
         contract = parts.contract()
         check_target(out)
@@ -186,8 +186,9 @@ def _sync(
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
-    run_images(image_plan, corpus, images, parts, report, progress)
-    run_texts(text_plan, texts, parts, report, progress)
+    with shared_cores():
+        run_images(image_plan, corpus, images, parts, report, progress)
+        run_texts(text_plan, texts, parts, report, progress)
     with report.timed("store"):
         for table in (images, texts):
             table.compact()
