@@ -4,9 +4,9 @@ Work is appended to the store in whole chunks of owners, in sorted order; reader
 manifest is renamed into place. A killed run loses at most one chunk: the next one keeps what is already
 there and continues with the same chunks, so that the outcome is the same to the bit.
 
-Memory: at most ``(workers + 2) * group`` decoded images, the vectors and features of one chunk, and one
-piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048 pixels long (12.6
-MB), but a format that cannot be downscaled while decoding is held at full size first: up to
+Memory: at most ``workers * group`` decoded images (with a GPU two groups more), the vectors and features of
+one chunk, and one piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048
+pixels long (12.6 MB), but a format that cannot be downscaled while decoding is held at full size first: up to
 ``max_megapixels`` times 3 to 12 bytes. In addition names, sizes and hashes of the corpus and the store: some
 500 bytes per owner.
 """
