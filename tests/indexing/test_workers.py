@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from felga.indexing import Options, workers
+from felga.indexing import Options, encode, workers
 from felga.indexing.workers import ahead, shared_cores
 from tests.made import CHEAP, run, state, toy_module, write
 
@@ -35,6 +35,21 @@ def test_images_and_texts_are_encoded_by_several_threads_at_once(tmp_path, toy, 
     together = {what: threading.Barrier(2, timeout=30) for what in ("regions", "keywords")}
     monkeypatch.setattr(toy_module(), "hook", lambda what: together[what].wait())
     run(tmp_path / "corpus", tmp_path / "index", replace(CHEAP, commit_every=8))
+
+
+def test_with_a_gpu_regions_are_encoded_by_one_thread_to_the_same_index(tmp_path, toy, monkeypatch):
+    """Its memory holds one batch at a time. The toy encoder has no device, so none is needed here."""
+    write(tmp_path / "corpus", [f"p{i}" for i in range(20)])
+    monkeypatch.setattr(workers, "workers", lambda: 2)
+    run(tmp_path / "corpus", tmp_path / "cpu")
+    threads = set()
+    monkeypatch.setattr(
+        toy_module(), "hook", lambda what: what == "regions" and threads.add(threading.current_thread())
+    )
+    monkeypatch.setattr(encode, "pick_device", lambda name: torch.device("cuda"))
+    run(tmp_path / "corpus", tmp_path / "gpu")
+    assert threads == {threading.main_thread()}
+    assert state(tmp_path / "gpu") == state(tmp_path / "cpu")
 
 
 def test_torchs_threads_are_one_while_it_runs_and_what_they_were_afterwards():
