@@ -1,11 +1,12 @@
 """Indexing: images per second, where the time goes, peak memory.
 
-    python bench/indexing.py --corpus IMAGES [--images 100 1500] [--out bench/results/indexing.json]
+    python bench/indexing.py --corpus IMAGES [--images 100 500] [--out bench/results/indexing.json]
 
 Each size is indexed in its own process, from the first images of the corpus by name, repeated if there are
 fewer. Peak memory is the largest resident set of the process, so the two sizes show what grows with the
-corpus. The baseline does the same work without felga's job: a plain loop that decodes, proposes and encodes
-one image at a time, with the same parts and all threads.
+corpus. The largest size is compared with a script that a user would write, in the same run and with all
+threads: the same proposers; each region cropped, resized and classified by the whole EfficientNet as its
+package loads it, one by one; one text at a time. Once with captions, once of images alone.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 
 import felga
 from felga.evaluation.results import commit, machine
 
 
-def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
-    """Index ``count`` images with their captions, or run the plain loop over them; for a new process."""
+def measure(corpus: Path, count: int, script: bool, captions: bool) -> dict[str, Any]:
+    """Index ``count`` images, or run the script over them; for a new process."""
     from felga.corpus.folder import FolderCorpus
     from felga.indexing import Options, index
 
@@ -39,12 +45,12 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
             suffix = Path(item.path).suffix
             os.symlink(corpus / item.path, chosen / f"{n:06d}{suffix}")
             caption = texts.get(item.image_id) or texts.get(str(int(Path(item.path).stem or 0)))
-            if caption:
+            if caption and captions:
                 (chosen / f"{n:06d}.txt").write_text(caption)
         start = time.perf_counter()
-        if plain:
-            _loop(chosen)
-            details: dict[str, object] = {}
+        if script:
+            crop_by_crop(chosen)
+            details: dict[str, Any] = {}
         else:
             report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
             details = {
@@ -71,58 +77,85 @@ def _captions(corpus: Path) -> dict[str | None, str]:
     return {text.image_id: text.text for text in CocoCorpus(path).scan().texts} if path.exists() else {}
 
 
-def _loop(folder: Path) -> None:
-    """The baseline: one image at a time, each region cropped and encoded, one text at a time."""
-    import numpy as np
+@torch.no_grad()
+def crop_by_crop(folder: Path) -> None:
+    """The script: eager torch, one image, one crop and one text at a time."""
+    from efficientnet_lite_pytorch import EfficientNet
 
     from felga.corpus.decode import read_image
+    from felga.encoders.conse import LIKELIEST, class_vectors
+    from felga.models.efficientnet import MEAN, NETWORKS, STD, weights_file
     from felga.registry import make_encoder, make_keywords, make_regions
 
-    encoder = make_encoder("conse", device="cpu", pooling="crop")
-    regions, keywords = make_regions("graphseg+edgeboxes"), make_keywords("keybert", device="cpu")
+    model, side = EfficientNet.from_name("efficientnet-lite0"), NETWORKS["lite0"][1]
+    model.load_state_dict(torch.load(weights_file("lite0"), weights_only=True))
+    model.eval()
+    classes = class_vectors(torch.device("cpu"))
+    texts, regions = make_encoder("conse", device="cpu"), make_regions("learned", device="cpu")
+    keywords = make_keywords("keybert", device="cpu")
     for path in sorted(folder.iterdir()):
         if path.suffix == ".txt":
-            words = [keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]]
-            encoder.encode_texts(words)
-        else:
-            image = read_image(path, path.name)
-            boxes = [image.whole, *(region.box for region in regions.propose([image], 10)[0])]
-            encoder.encode_regions([image], [np.array(boxes, np.float32)])
+            texts.encode_texts([keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]])
+            continue
+        image = read_image(path, path.name)
+        boxes = [image.whole, *(region.box for region in regions.propose([image], 10)[0])]
+        for x1, y1, x2, y2 in image.in_pixels(np.array(boxes, np.float32)).round().astype(int).tolist():
+            crop = Image.fromarray(image.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
+            pixels = torch.from_numpy(np.array(crop.resize((side, side), Image.Resampling.BILINEAR)))
+            probabilities = model((pixels.permute(2, 0, 1)[None] - MEAN) / STD).softmax(-1)
+            weights, likeliest = probabilities.topk(LIKELIEST, -1)
+            torch.nn.functional.normalize((weights[..., None] * classes[likeliest]).sum(1), dim=-1)
 
 
 def main() -> None:
     """Measure each size in a new process and write the json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--images", type=int, nargs="+", default=[100, 1500])
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "indexing.json")
-    parser.add_argument("--one", choices=["felga", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["felga", "script"], help=argparse.SUPPRESS)
+    parser.add_argument("--no-captions", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     corpus = arguments.corpus.resolve()
     if arguments.one:
-        print(json.dumps(measure(corpus, arguments.images[0], arguments.one == "plain")))
+        script, captions = arguments.one == "script", not arguments.no_captions
+        print(json.dumps(measure(corpus, arguments.images[0], script, captions)))
         return
 
-    def child(kind: str, count: int) -> dict[str, object]:
-        command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--images", str(count)]
+    def child(kind: str, count: int, *more: str) -> dict[str, Any]:
+        command = [
+            sys.executable,
+            __file__,
+            "--corpus",
+            str(corpus),
+            "--one",
+            kind,
+            "--images",
+            str(count),
+            *more,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        measured: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        print(kind, measured, file=sys.stderr, flush=True)
+        measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        print(kind, *more, measured, file=sys.stderr, flush=True)
         return measured
 
-    plain = child("plain", min(arguments.images))
+    def compared(felga: dict[str, Any], *more: str) -> dict[str, Any]:
+        script = child("script", felga["images"], *more)
+        return {"felga": felga, "script": script, "ratio": round(script["seconds"] / felga["seconds"], 2)}
+
     runs = [child("felga", count) for count in arguments.images]
+    largest = max(runs, key=lambda run: run["images"])
+    alone = child("felga", largest["images"], "--no-captions")
     result = {
         "felga": felga.__version__,
         "commit": commit(),
         "machine": machine(),
         "corpus": f"{corpus.parent.name}/{corpus.name}",
         "runs": runs,
-        "plain_loop_crop_by_crop": plain,
-        "times_faster_than_plain_loop": round(
-            runs[0]["images_per_second"] / plain["images_per_second"],  # type: ignore[operator]
-            2,
-        ),
+        "crop_by_crop": {
+            "images with captions": compared(largest),
+            "images alone": compared(alone, "--no-captions"),
+        },
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -100,7 +100,7 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "onnx": Entry(
             "felga.proposals.onnx:onnx",
             "onnx:FILE, a detector exported to ONNX: YOLOX, YOLOv8, RT-DETR, or one of transformers",
-            "pip install 'felga[onnx]'",
+            "pip install onnxruntime",
         ),
         "torchvision": Entry(
             "felga.proposals.torchvision:torchvision",

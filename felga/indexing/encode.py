@@ -14,12 +14,13 @@ from felga.indexing.options import Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Plan
 from felga.indexing.workers import ahead, groups
+from felga.models.device import pick_device
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import ImageRow, TextRow, image_table, text_table
 from felga.types import DecodedImage, Progress
 
 Prepared: TypeAlias = tuple[ImageRow, DecodedImage | None]
-"""An image with its regions, ready to be encoded; None where it cannot be read."""
+"""An image with its regions, ready to be encoded; None where it cannot be read, or is encoded already."""
 GROUP = 8  # images decoded and encoded together; more if the encoder's batches are larger
 
 
@@ -33,14 +34,18 @@ def run_images(
     done = total - len(plan.encode)
     progress("images", done, total)
 
+    on_gpu = pick_device(options.device).type == "cuda"
+
     def prepare(group: Sequence[ImageItem]) -> list[Prepared]:
-        return _proposed([_decoded(item, corpus, parts, report) for item in group], parts, report)
+        prepared = _proposed([_decoded(item, corpus, parts, report) for item in group], parts, report)
+        return prepared if on_gpu else _encoded(prepared, parts, report)
 
     size = min(32, max(GROUP, options.batch_size // (options.top_regions + 1)))
     chunk: list[ImageRow] = []
     for group in ahead(prepare, groups(plan.encode, options.commit_every, size)):
-        with report.timed("encoding"):
-            chunk += _encoded(group, parts)
+        if on_gpu:  # one batch at a time in its memory
+            group = _encoded(group, parts, report)
+        chunk += [row for row, _ in group]
         done += len(group)
         if len(chunk) >= options.commit_every or done == total:
             with report.timed("store"):
@@ -58,17 +63,20 @@ def run_texts(
     total = len(plan.encode) + plan.counts.unchanged + plan.counts.renamed
     done = total - len(plan.encode)
     progress("texts", done, total)
-    for group in groups(plan.encode, every, every):
+
+    def prepare(group: Sequence[TextItem]) -> list[TextRow]:
         with report.timed("keywords"):
             found = parts.propose_keywords([item.text for item in group])
             vectors = parts.encode_keywords(found)
-        rows = [
+        return [
             TextRow(item.text_id, item.image_id, item.text, own, of_own)
             for item, own, of_own in zip(group, found, vectors, strict=True)
         ]
+
+    for rows in ahead(prepare, groups(plan.encode, every, every)):
         with report.timed("store"):
             table.append(text_table(rows, parts.encoder.dim))
-        done += len(group)
+        done += len(rows)
         progress("texts", done, total)
 
 
@@ -128,15 +136,17 @@ def _proposed(
     return [(row if image is None else replace(row, regions=next(regions)), image) for row, image in group]
 
 
-def _encoded(group: Sequence[Prepared], parts: Parts) -> list[ImageRow]:
+def _encoded(group: Sequence[Prepared], parts: Parts, report: Report) -> list[Prepared]:
+    """Rows with vectors and features, complete; the images are let go."""
     readable = [(row, image) for row, image in group if image is not None]
-    encoded = iter(
-        parts.encode_regions([image for _, image in readable], [row.regions for row, _ in readable])
-    )
-    rows = []
+    with report.timed("encoding"):
+        encoded = iter(
+            parts.encode_regions([image for _, image in readable], [row.regions for row, _ in readable])
+        )
+    rows: list[Prepared] = []
     for row, image in group:
         if image is not None:
             vectors, features = next(encoded)
             row = replace(row, vectors=vectors, features=features)
-        rows.append(row)
+        rows.append((row, None))
     return rows

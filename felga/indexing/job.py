@@ -4,9 +4,9 @@ Work is appended to the store in whole chunks of owners, in sorted order; reader
 manifest is renamed into place. A killed run loses at most one chunk: the next one keeps what is already
 there and continues with the same chunks, so that the outcome is the same to the bit.
 
-Memory: at most ``(workers + 2) * group`` decoded images, the vectors and features of one chunk, and one
-piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048 pixels long (12.6
-MB), but a format that cannot be downscaled while decoding is held at full size first: up to
+Memory: at most ``workers * group`` decoded images (with a GPU two groups more), the vectors and features of
+one chunk, and one piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048
+pixels long (12.6 MB), but a format that cannot be downscaled while decoding is held at full size first: up to
 ``max_megapixels`` times 3 to 12 bytes. In addition names, sizes and hashes of the corpus and the store: some
 500 bytes per owner.
 """
@@ -97,7 +97,7 @@ def index(
         corpus = FolderCorpus(corpus)
     out, options = Path(out), options or Options()
     report = Report(out)
-    with report.timed("total"), shared_cores():
+    with report.timed("total"):
         parts = parts or Parts.make(options)
         contract = parts.contract()
         check_target(out)
@@ -186,8 +186,9 @@ def _sync(
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
-    run_images(image_plan, corpus, images, parts, report, progress)
-    run_texts(text_plan, texts, parts, report, progress)
+    with shared_cores():
+        run_images(image_plan, corpus, images, parts, report, progress)
+        run_texts(text_plan, texts, parts, report, progress)
     with report.timed("store"):
         for table in (images, texts):
             table.compact()

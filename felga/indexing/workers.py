@@ -1,4 +1,4 @@
-"""Threads of a run: an ordered, bounded parallel map, and cores shared between its two halves."""
+"""Threads of a run: an ordered, bounded parallel map, and the cores that it shares with libraries."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ T = TypeVar("T")
 
 
 def workers() -> int:
-    """Threads that decode and propose: half of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
+    """Threads that work at the same time: one per core."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def shared_cores() -> Iterator[None]:
-    """Half of the cores decode and propose, the others encode; more threads than cores would stall.
+    """One thread per worker for torch and OpenCV: more threads than cores would stall.
 
-    The settings are process-wide, and restored afterwards.
+    So results do not depend on the number of cores either. The settings are process-wide, and restored
+    afterwards.
     """
     import cv2
     import torch
 
     torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(max(1, torch_threads - workers()))
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
         yield
@@ -39,9 +39,14 @@ def shared_cores() -> Iterator[None]:
 
 
 def ahead(work: Callable[[S], T], items: Iterator[S]) -> Iterator[T]:
-    """An ordered, bounded parallel ``map``: a few items ahead, so that memory stays bounded."""
+    """An ordered, bounded parallel ``map``: a few items ahead, so that memory stays bounded.
+
+    For :func:`shared_cores`; workers do not inherit torch's number of threads, which is each thread's own.
+    """
+    import torch
+
     threads = workers()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting: deque[Future[T]] = deque()
         try:
             for item in items:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-import weakref
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from felga.errors import MissingError
+from felga.models.onnx_trunk import Run, UnusableError, verified
+from felga.models.per_image import PerImage
 from felga.models.weights import check_weights
 from felga.types import DecodedImage
 
@@ -67,7 +69,8 @@ class Trunk:
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._lock = threading.Lock()
         self._module: nn.Module | None = None
-        self._kept: dict[int, Maps] = {}
+        self._forward: Run | None = None
+        self._kept: PerImage[Maps] = PerImage()
 
     @property
     def module(self) -> nn.Module:
@@ -77,33 +80,49 @@ class Trunk:
             MissingError: its weights are missing or damaged.
         """
         with self._lock:
-            if self._module is None:
-                # The padding is fixed for one size; all multiples of the stride share it.
-                self._module = load_network(self.network, 8 * STRIDE, self.device, self.dtype)
-            return self._module
+            return self._loaded()[0]
 
     def maps(self, image: DecodedImage) -> Maps:
         """The maps of an image, resized to ``longer_side``; kept until the image is freed.
 
         Each image is a pass of its own: its maps do not depend on what else is encoded.
         """
-        key = id(image)
-        found = self._kept.get(key)
-        if found is None:
-            found = self._kept[key] = self._run(image)
-            weakref.finalize(image, self._kept.pop, key, None)
-        return found
+        return self._kept.of(image, self._run)
 
     def _run(self, image: DecodedImage) -> Maps:
         height, width = working_size(image.pixels.shape[0], image.pixels.shape[1], self.longer_side)
         resized = Image.fromarray(image.pixels).resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
+        with self._lock:
+            run = self._loaded()[1]
         with torch.inference_mode():
-            levels, last = forward(self.module, ((pixels - MEAN) / STD).to(self.dtype))
-        return Maps((levels[0][0], levels[1][0], levels[2][0]), last[0])
+            fine, middle, coarse, last = (one[0] for one in run(((pixels - MEAN) / STD).to(self.dtype)))
+        return Maps((fine, middle, coarse), last)
+
+    def _loaded(self) -> tuple[nn.Module, Run]:
+        """The network and what runs it: ONNX Runtime on a CPU, torch on a GPU. Under the lock."""
+        if self._module is None or self._forward is None:
+            # The padding is fixed for one size; all multiples of the stride share it.
+            module = load_network(self.network, 8 * STRIDE, self.device, self.dtype)
+
+            def eager(inputs: Tensor) -> list[Tensor]:
+                with torch.inference_mode():
+                    levels, last = forward(module, inputs)
+                return [*levels, last]
+
+            self._module, self._forward = module, eager
+            if self.device.type == "cpu":
+                try:
+                    self._forward = verified(module, STRIDES, eager)
+                except UnusableError as error:
+                    warnings.warn(f"images take twice as long: {error}", stacklevel=2)
+        return self._module, self._forward
 
     def settings(self) -> dict[str, Any]:
-        """Json values: what decides the maps beside the weights."""
+        """Json values: what decides the maps beside the weights.
+
+        What runs the network is not among them: a GPU, torch and ONNX Runtime agree to rounding.
+        """
         return {
             "version": VERSION,
             "longer_side": self.longer_side,

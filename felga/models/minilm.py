@@ -93,19 +93,20 @@ class MiniLM:
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
         self._device = device
-        self._kept: tuple[list[str], Vectors] = [], np.empty((0, DIM), np.float32)
+        self._kept = threading.local()
 
     def embed(self, texts: Sequence[str], batch_size: int = 64, *, keep: bool = False) -> Vectors:
         """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read.
 
         Args:
             keep: the same texts will be asked for once more: KeyBERT reads whole texts, and then the encoder
-                does. What is kept is the same to the bit, and replaced by the next call that says so.
+                does. What is kept is the same to the bit, one per thread, and replaced by its next call that
+                says so.
         """
-        known, kept = self._kept  # replaced as a whole: other threads see the old one or the new one
+        known, kept = getattr(self._kept, "last", ([], np.empty((0, DIM), np.float32)))
         vectors = kept.copy() if list(texts) == known else self._embed(texts, batch_size)
         if keep:
-            self._kept = list(texts), vectors.copy()
+            self._kept.last = list(texts), vectors.copy()
         return vectors
 
     @torch.inference_mode()

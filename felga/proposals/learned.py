@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ from felga.files import sha256_file, shown
 from felga.models.arrays import read_arrays
 from felga.models.device import pick_device
 from felga.models.efficientnet import NETWORKS, STRIDE, shared_trunk
+from felga.models.per_image import PerImage
 from felga.proposals.region_head import NETWORK, RegionHead, put_weights
 from felga.proposals.regions import WHOLE, as_regions
 from felga.types import Boxes, DecodedImage, Region, Scores
 
+Candidates: TypeAlias = tuple[Boxes, Scores, npt.NDArray[np.float32]]
 PACKAGED = Path(__file__).parent / "weights" / "regions.safetensors"
 DUPLICATE = 0.5  # IoU with a better box
 CANDIDATES = 600  # best points of an image
@@ -58,6 +60,7 @@ class Learned:
         self._path = path
         self._trunk = shared_trunk(NETWORK, pick_device(device))
         self._lock = threading.Lock()
+        self._kept: PerImage[Candidates] = PerImage()
         if named:
             _ = self._about  # the file is checked before any work
 
@@ -111,13 +114,16 @@ class Learned:
         regions = as_regions(image, boxes[kept] / scale, values[kept], top)
         return [Region(one.box, one.score, quality=max(one.score, LEAST)) for one in regions]
 
-    def _candidates(self, image: DecodedImage) -> tuple[Boxes, Scores, npt.NDArray[np.float32]]:
-        """The best predictions of an image.
+    def _candidates(self, image: DecodedImage) -> Candidates:
+        """The best predictions of an image; kept, as proposing regions and predicting quality both read them.
 
         Returns:
             boxes (n, 4) in pixels of the network's input and their predicted IoU (n,), best first; and the
             factors (4,) that take a box of the original there.
         """
+        return self._kept.of(image, self._predict)
+
+    def _predict(self, image: DecodedImage) -> Candidates:
         head = self._head
         levels = self._trunk.maps(image).levels
         height, width = (STRIDE * side for side in levels[-1].shape[1:])

@@ -371,7 +371,7 @@ def test_wrong_names(tmp_path):
         onnx(str(tmp_path), device="cpu")
 
 
-def test_without_onnx_runtime_the_extra_is_named():
+def test_without_onnx_runtime_the_package_is_named():
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from felga.errors import MissingError\n"
@@ -380,7 +380,7 @@ def test_without_onnx_runtime_the_extra_is_named():
         "except MissingError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "needs the package 'onnxruntime', which is not installed: pip install 'felga[onnx]'" in done.stdout
+    assert "needs the package 'onnxruntime', which is not installed: pip install onnxruntime" in done.stdout
     assert factory("regions", "onnx:a:b")[1] == "a:b"
 
 
