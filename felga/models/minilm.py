@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from felga.models.fitting import Fitting
 from felga.models.recent import Recent
 from felga.models.weights import check_weights
 from felga.models.wordlist import MINILM
@@ -125,9 +126,11 @@ class MiniLM:
         out[short] = self._recent.vectors([texts[i] for i in short], self._short)
         long = [i for i, text in enumerate(texts) if len(text) > SHORT]
         long.sort(key=lambda i: len(texts[i]))  # little padding
-        for start in range(0, len(long), batch_size):
-            rows = long[start : start + batch_size]
-            out[rows] = self._run(self._tokens([texts[i] for i in rows]))
+        batches = Fitting(batch_size).run(
+            long, lambda rows: self._run(self._tokens([texts[i] for i in rows]))
+        )
+        if long:
+            out[long] = np.concatenate(batches)
         return out
 
     def _short(self, texts: list[str]) -> Vectors:
