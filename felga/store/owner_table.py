@@ -6,7 +6,7 @@ Lance commits by adding a version; readers open a version and never see a write 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,9 +82,7 @@ class OwnerTable:
         scanner = self._read(
             lambda: self._table.scanner(columns=self._columns(columns), batch_size=size, scan_in_order=True)
         )
-        batches = iter(scanner.to_batches())
-        while (batch := self._read(lambda: next(batches, None))) is not None:
-            yield batch
+        yield from self._one_by_one(scanner.to_batches())
 
     def raw(self, start: int, stop: int) -> tuple[Vectors, RegionFeatures | None]:
         """Raw vectors (n, dim) of the owners ``start:stop``, and the features (n, f) beside them, if any."""
@@ -121,7 +119,10 @@ class OwnerTable:
 
     def digest(self) -> str:
         """sha256 over the checksums of all rows in order: equal for tables that hold the same."""
-        return hashlib.sha256(b"".join(self.checks())).hexdigest()
+        digest = hashlib.sha256()
+        for batch in self.batches([CHECK], 8192):
+            digest.update(b"".join(batch.column(CHECK).to_pylist()))
+        return digest.hexdigest()
 
     def damaged_rows(self, trusted: Collection[str] = ()) -> list[int]:
         """Row ids whose values do not match their checksum.
@@ -132,7 +133,7 @@ class OwnerTable:
         damaged: list[int] = []
         for piece in self._read(self._table.get_fragments):
             if not all(file.path in trusted for file in piece.data_files()):
-                for batch in self._read(partial(_batches_of, piece)):
+                for batch in self._one_by_one(self._read(partial(_batches_of, piece))):
                     stored = batch.column(CHECK).to_pylist()
                     ids = batch.column("_rowid").to_pylist()
                     actual = row_checks(batch.drop_columns(["_rowid"]))
@@ -200,6 +201,11 @@ class OwnerTable:
                 named.append(Path(self.path, deleted))
         return named
 
+    def _one_by_one(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        remaining = iter(batches)
+        while (batch := self._read(lambda: next(remaining, None))) is not None:
+            yield batch
+
     def _columns(self, names: Sequence[str]) -> list[str]:
         unknown = set(names) - set(self._table.schema.names)
         if unknown:  # a bug of ours, or another format: never to be taken for damage
@@ -223,8 +229,8 @@ class OwnerTable:
         )
 
 
-def _batches_of(piece: Any) -> list[pa.RecordBatch]:
-    return list(piece.to_batches(with_row_id=True))
+def _batches_of(piece: Any) -> Iterator[pa.RecordBatch]:
+    return iter(piece.to_batches(batch_size=1024, with_row_id=True))
 
 
 def _version_files(version: int) -> tuple[str, str]:
