@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import felga
+from felga.cli.progress import Log
 from felga.evaluation.results import commit, machine
 
 
@@ -46,7 +47,7 @@ def measure(corpus: Path, count: int, plain: bool) -> dict[str, object]:
             _loop(chosen)
             details: dict[str, object] = {}
         else:
-            report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
+            report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"), progress=Log())
             details = {
                 "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
                 "regions": report.images.fragments,
@@ -80,7 +81,9 @@ def _loop(folder: Path) -> None:
 
     encoder = make_encoder("conse", device="cpu", pooling="crop")
     regions, keywords = make_regions("graphseg+edgeboxes"), make_keywords("keybert", device="cpu")
-    for path in sorted(folder.iterdir()):
+    show, paths = Log(), sorted(folder.iterdir())
+    for n, path in enumerate(paths):
+        show("files", n, len(paths))
         if path.suffix == ".txt":
             words = [keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]]
             encoder.encode_texts(words)
@@ -105,7 +108,7 @@ def main() -> None:
 
     def child(kind: str, count: int) -> dict[str, object]:
         command = [sys.executable, __file__, "--corpus", str(corpus), "--one", kind, "--images", str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
         print(kind, measured, file=sys.stderr, flush=True)
         return measured

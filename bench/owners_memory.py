@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 import felga
+from felga.cli.progress import Log
 from felga.corpus.items import ImageItem, Listing, make_listing
 from felga.evaluation.results import commit, machine
 from felga.indexing.job import index
@@ -78,7 +79,7 @@ def measure(count: int, out: Path) -> dict[str, float]:
     still = Still()
     parts = Parts(still, still, make_keywords("keybert", device="cpu"), options)
     start = time.perf_counter()
-    report = index(Tiny(count), out, options, parts=parts, fenet="none")
+    report = index(Tiny(count), out, options, parts=parts, fenet="none", progress=Log())
     return {
         "unchanged": report.images.unchanged,
         "seconds": round(time.perf_counter() - start, 1),

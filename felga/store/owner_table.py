@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import lance
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute  # pa.compute
 
 from felga.errors import BadIndexError
 from felga.files import storage_reason
-from felga.store.schema import CHECK, checked, flat, list_lengths, row_checks
+from felga.store.schema import CHECK, CHECK_BYTES, checked, flat, list_lengths, row_checks
 from felga.types import Flags, RegionFeatures, Rows, Scores, Vectors
 
 MERGE_BEYOND = 16  # Lance fragments; every commit adds one
@@ -113,16 +114,17 @@ class OwnerTable:
         """(owners + 1,) int64: owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``."""
         return np.concatenate([[0], self.counts().cumsum()]).astype(np.int64)
 
-    def checks(self) -> list[bytes]:
-        """The stored checksum of every row, in order."""
-        return [check for batch in self.batches([CHECK], 8192) for check in batch.column(CHECK).to_pylist()]
+    def checks(self) -> npt.NDArray[np.uint8]:
+        """(owners, 16): the stored checksum of every row, in order."""
+        found = [
+            np.frombuffer(b"".join(batch.column(CHECK).to_pylist()), np.uint8)
+            for batch in self.batches([CHECK], 8192)
+        ]
+        return np.concatenate([np.empty(0, np.uint8), *found]).reshape(-1, CHECK_BYTES)
 
     def digest(self) -> str:
         """sha256 over the checksums of all rows in order: equal for tables that hold the same."""
-        digest = hashlib.sha256()
-        for batch in self.batches([CHECK], 8192):
-            digest.update(b"".join(batch.column(CHECK).to_pylist()))
-        return digest.hexdigest()
+        return hashlib.sha256(self.checks().tobytes()).hexdigest()
 
     def damaged_rows(self, trusted: Collection[str] = ()) -> list[int]:
         """Row ids whose values do not match their checksum.
