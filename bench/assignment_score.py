@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_weight import quiet  # the program beside this one
 
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files
 from felga.evaluation.protocol import Split
 from felga.evaluation.ranking import with_wholes
@@ -92,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts = Parts.make(Options(device="cpu"))
-    encoded = encode_split(coco_files(args.root, "train2017"), args.work, parts, None, quiet)
-    split = read_split(encoded, parts.encoder, quiet)
+    encoded = encode_split(coco_files(args.root, "train2017"), args.work, parts, None, Log())
+    split = read_split(encoded, parts.encoder, Log())
     assert split.image_ids is not None
     pairs = features_of(encoded.index.folder)
     folds = []

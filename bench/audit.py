@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_weight import quiet  # the program beside this one
 
+from felga.cli.progress import Log
 from felga.corpus.coco import CocoCorpus, CocoFiles, Instances, coco_files, read_coco, read_instances
 from felga.engine import Engine
 from felga.evaluation.class_names import NAMES, mentions
@@ -124,7 +124,7 @@ def audited(
     shutil.copytree(base, folder / "index")
     corpus = CocoCorpus(folder / "captions.json", files.images)
     report = index(
-        corpus, folder / "index", parts.options, parts=parts, fenet=fenet, prune=True, progress=quiet
+        corpus, folder / "index", parts.options, parts=parts, fenet=fenet, prune=True, progress=Log()
     )
     assert not report.images.added, "images are not encoded again"
     with Engine.open(folder / "index", device="cpu", encoder=parts.encoder) as engine:
@@ -236,7 +236,7 @@ def main() -> None:
     }
     for split, way in ways.items():
         files = coco_files(args.root, split)
-        base = encode_split(files, args.work, parts, None, quiet).index.folder
+        base = encode_split(files, args.work, parts, None, Log()).index.folder
         result[split] = measure(list(way(base, files, parts)))
         print(split, json.dumps(result[split], indent=1), flush=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality_weight import quiet  # the program beside this one
 
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files, read_instances
 from felga.engine import Engine
 from felga.evaluation.results import commit, machine
@@ -38,7 +38,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     files = coco_files(args.root, SPLIT)
     parts = Parts.make(Options(device="cpu"))
-    folder = encode_split(files, args.work, parts, None, quiet).index.folder
+    folder = encode_split(files, args.work, parts, None, Log()).index.folder
     with Engine.open(folder, device="cpu", encoder=parts.encoder) as engine:
         found = breakdown(engine, read_instances(files.instances))
     result: dict[str, Any] = {

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_weight import quiet  # the program beside this one
 
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files
 from felga.evaluation.results import commit, machine
 from felga.evaluation.split import Encoded, encode_split, read_split
@@ -66,7 +66,7 @@ class Judged:
 
 def judged(encoded: Encoded, encoder: Encoder, embedding: Embedding, images: Sequence[str] | None) -> Judged:
     """The images of a split (None: all), searched for class names."""
-    own = (split := read_split(encoded, encoder, quiet)).embedded(embedding)
+    own = (split := read_split(encoded, encoder, Log())).embedded(embedding)
     ids = list(split.image_ids or ())
     taken = np.arange(len(ids)) if images is None else np.sort([ids.index(one) for one in images])
     every = {"quality": own.region_quality, "whole": own.region_whole}
@@ -207,7 +207,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
     parts = Parts.make(Options(device="cpu"))
-    encoded = encode_split(coco_files(args.root, "train2017"), args.work, parts, None, quiet)
+    encoded = encode_split(coco_files(args.root, "train2017"), args.work, parts, None, Log())
     pairs = features_of(encoded.index.folder)
     halves = []
     for half in (0, 1):
@@ -219,7 +219,7 @@ def main() -> None:
         )
     checkpoint = packaged(parts.encoder.identity())
     assert checkpoint is not None
-    test = encode_split(coco_files(args.root, "val2017"), args.work, parts, None, quiet)
+    test = encode_split(coco_files(args.root, "val2017"), args.work, parts, None, Log())
     shown = judged(test, parts.encoder, load_fenet(checkpoint), None)
     result = {
         "commit": commit(),

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from quality_weight import quiet  # the program beside this one
 
 from felga.boxes import iou
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files, read_instances
 from felga.engine import Engine
 from felga.evaluation.class_names import mentions
@@ -125,7 +125,7 @@ def main() -> None:
     result: dict[str, Any] = {"commit": commit(), "machine": machine()}
     for split in ("train2017", "val2017"):
         files = coco_files(args.root, split)
-        folder = encode_split(files, args.work, parts, None, quiet).index.folder
+        folder = encode_split(files, args.work, parts, None, Log()).index.folder
         result[split] = measure(folder, args.root, split)
     print(json.dumps(result, indent=1))
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from quality_weight import quiet  # the program beside this one
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.linear_model import LogisticRegression
 
+from felga.cli.progress import Log
 from felga.corpus.coco import CocoFiles, coco_files, read_coco
 from felga.evaluation.results import commit, machine
 from felga.evaluation.split import Encoded, encode_split, read_split
@@ -162,7 +162,7 @@ def queries_of(
     encoded: Encoded, encoder: Encoder, embedding: Embedding, images: Sequence[str] | None, seed: int
 ) -> list[Asked]:
     """All queries on the images of a split (None: all)."""
-    split = read_split(encoded, encoder, quiet)
+    split = read_split(encoded, encoder, Log())
     own = split.embedded(embedding)
     ids = list(split.image_ids or ())
     taken = range(len(ids)) if images is None else [ids.index(one) for one in images]
@@ -280,7 +280,7 @@ def main() -> None:
         return
     args.work.mkdir(parents=True, exist_ok=True)
     parts = Parts.make(Options(device="cpu"))
-    encoded = encode_split(files, args.work, parts, None, quiet)
+    encoded = encode_split(files, args.work, parts, None, Log())
     pairs = features_of(encoded.index.folder)
     chosen: list[Asked] = []
     for fold in range(FOLDS):
@@ -293,7 +293,7 @@ def main() -> None:
     falling = [(round(total, 3), share) for total, share in tail(chosen, weights)]
     checkpoint = packaged(parts.encoder.identity())
     assert checkpoint is not None
-    test = encode_split(coco_files(args.root, "val2017"), args.work, parts, None, quiet)
+    test = encode_split(coco_files(args.root, "val2017"), args.work, parts, None, Log())
     asked = queries_of(test, parts.encoder, load_fenet(checkpoint), None, seed=FOLDS)
     result = {
         "commit": commit(),

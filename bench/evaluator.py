@@ -38,6 +38,7 @@ import sklearn
 import torch
 from sklearn.metrics import average_precision_score
 
+from felga.cli.progress import Log
 from felga.evaluation.ranking import rank
 from felga.evaluation.results import commit, machine
 from felga.search.matrix import owner_scores
@@ -183,7 +184,9 @@ def measure(size: str, full: bool, repeats: int, sampled: int) -> dict[str, Any]
     memory, ranking = most_memory(lambda: ours(job))  # also warms up
     every = torch.from_numpy(job.fragments)[torch.from_numpy(job.rows)]
     rounds = []
+    show = Log()
     for i in range(repeats):
+        show("rounds", i, repeats)
         part = sample[i::repeats]
         mine = timed(lambda: ours(job))
         plain = timed(lambda part=part: loop(job, every.numpy(), part))

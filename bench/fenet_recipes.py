@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from felga.cli.progress import Log
 from felga.evaluation.results import commit, machine
 from felga.fenet.closed_form import fit
 from felga.fenet.features import Features
@@ -124,7 +125,9 @@ def main() -> None:
         "variants": rows,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for label, (name, changes) in VARIANTS.items():
+    show = Log()
+    for n, (label, (name, changes)) in enumerate(VARIANTS.items()):
+        show("variants", n, len(VARIANTS))
         if label not in args.only if args.only else label in rows:
             continue
         seeds = {str(seed): measure(features, label, seed) for seed in args.seeds}

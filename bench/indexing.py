@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 import felga
+from felga.cli.progress import Log
 from felga.evaluation.results import commit, machine
 
 
@@ -52,7 +53,7 @@ def measure(corpus: Path, count: int, script: bool, captions: bool) -> dict[str,
             crop_by_crop(chosen)
             details: dict[str, Any] = {}
         else:
-            report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"))
+            report = index(FolderCorpus(chosen), Path(folder, "index"), Options(device="cpu"), progress=Log())
             details = {
                 "working_seconds": {k: round(v, 2) for k, v in report.seconds.items() if k != "total"},
                 "regions": report.images.fragments,
@@ -93,7 +94,9 @@ def crop_by_crop(folder: Path) -> None:
     classes = class_vectors(torch.device("cpu"))
     texts, regions = make_encoder("conse", device="cpu"), make_regions("learned", device="cpu")
     keywords = make_keywords("keybert", device="cpu")
-    for path in sorted(folder.iterdir()):
+    show, paths = Log(), sorted(folder.iterdir())
+    for n, path in enumerate(paths):
+        show("files", n, len(paths))
         if path.suffix == ".txt":
             texts.encode_texts([keyword.text for keyword in keywords.propose([path.read_text()], 10)[0]])
             continue
@@ -134,7 +137,7 @@ def main() -> None:
             str(count),
             *more,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         print(kind, *more, measured, file=sys.stderr, flush=True)
         return measured

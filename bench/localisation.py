@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from felga.boxes import iou
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files
 from felga.evaluation.localisation import detection, winning_boxes
 from felga.evaluation.protocol import Split
@@ -86,10 +87,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "localisation.json")
     arguments = parser.parse_args()
     parts = Parts.make(replace(Options(device="cpu"), regions=arguments.regions))
-    quiet = lambda stage, done, total: None  # noqa: E731
     files = coco_files(arguments.root, arguments.split)
-    encoded = encode_split(files, arguments.work, parts, None, quiet)
-    split = read_split(encoded, parts.encoder, quiet)
+    encoded = encode_split(files, arguments.work, parts, None, Log())
+    split = read_split(encoded, parts.encoder, Log())
     cosines = split.class_vectors.astype(np.float64) @ split.region_vectors.T
     rows = {"cos": measure(split, cosines)}
     qualities = {"oracle": true_quality(split)}

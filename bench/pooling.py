@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import felga
+from felga.cli.progress import Log
 from felga.corpus.coco import read_coco, read_instances
 from felga.corpus.decode import read_image
 from felga.encoders import conse as module
@@ -93,7 +94,9 @@ def main() -> None:
         ]
     )
     found = []
+    show = Log()
     for setting in SWEEP:
+        show("settings", len(found), len(SWEEP))
         found.append(measure(*setting, images, boxes, list(truth.categories.values()), contains))
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     result = {

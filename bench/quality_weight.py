@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from felga.cli.progress import Log
 from felga.corpus.coco import coco_files, read_coco
 from felga.evaluation.localisation import winning_boxes
 from felga.evaluation.protocol import Split
@@ -32,16 +33,10 @@ from felga.search.matrix import owner_scores
 from felga.search.rules import BestAndWhole, BestFragment
 from felga.search.scoring import MeaningAndQuality
 from felga.store.pairs import features_of
-from felga.types import Embedding, Frozen, Progress
+from felga.types import Embedding, Frozen
 
 EVERY, HELD = 7, 3
 GAMMAS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2)
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """Progress, now and then."""
-    if done % 200 == 0:
-        print(stage, done, total, flush=True)
 
 
 def measure(split: Split, embedding: Embedding, gamma: float) -> dict[str, float]:
@@ -76,12 +71,12 @@ def main() -> None:
     if not weights.exists():
         train_regions(
             files.instances, files.images, weights, supervision="boxes of train2017 but every seventh image",
-            leave_out=(EVERY, HELD), resume=True, device="cpu", progress=quiet,
+            leave_out=(EVERY, HELD), resume=True, device="cpu", progress=Log(),
         )  # fmt: skip
     parts = Parts.make(Options(regions=f"learned:{weights}", device="cpu"))
     held = _subset(args.work / "held.txt", [one for at, one in enumerate(ids) if at % EVERY == HELD])
     fit = _subset(args.work / "fit.txt", [one for at, one in enumerate(ids) if at % EVERY != HELD])
-    progress: Progress = quiet
+    progress = Log()
     split = read_split(encode_split(files, args.work, parts, held, progress), parts.encoder, progress)
     pairs = features_of(encode_split(files, args.work, parts, fit, progress).index.folder)
     fenet = train(pairs, make_recipe("locked"), seed=0, device="cpu")

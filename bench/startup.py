@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from felga.cli.progress import Log
 from felga.evaluation.results import commit, machine
 
 BASE = "import torch"
@@ -83,7 +84,9 @@ def measure(index: Path, image: Path, runs: int, folder: Path) -> dict[str, list
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     seconds: dict[str, list[float]] = {}
+    show = Log()
     for turn in range(runs + 1):
+        show("rounds", turn, runs + 1)
         for name, command in cases(index, image, turn).items():
             taken = cpu_seconds(command, environment)
             if turn:

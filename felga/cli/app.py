@@ -18,6 +18,7 @@ from felga.cli.index import index
 from felga.cli.info import info, verify
 from felga.cli.models import models_export, models_import, models_list, models_pull
 from felga.cli.output import echo, say, tolerant_streams
+from felga.cli.plan import plan
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
 from felga.cli.serve import serve
@@ -70,6 +71,7 @@ def _version(
 
 
 app.command(epilog="Example: felga index photos/ --out indexes/photos")(index)
+app.command(epilog="Example: felga plan photos/ --encoder clip --format json")(plan)
 app.command(epilog='Example: felga search "boat" -k 5 --save-viz boats.png')(search)
 app.command(epilog="Example: felga assign photo.jpg --box 10,20,200,180 -k 3")(assign)
 app.command(epilog="Example: felga dups --index indexes/photos -0 | xargs -0 ls -l")(dups)

@@ -9,6 +9,7 @@ import typer
 
 from felga.cli import flags
 from felga.cli.output import say
+from felga.cli.progress import progress
 from felga.errors import BadInputError
 from felga.files import shown
 
@@ -28,7 +29,7 @@ def export(
     from felga.store.export import export_clip_retrieval
     from felga.store.stored import StoredIndex
 
-    with StoredIndex.open(index) as stored:
-        done = export_clip_retrieval(stored, folder, root or stored.manifest.corpus.root)
+    with StoredIndex.open(index) as stored, progress() as show:
+        done = export_clip_retrieval(stored, folder, root or stored.manifest.corpus.root, show)
     captions = "with" if done.texts else "without"
     say(f"{done.rows:,} regions, {captions} vectors of captions, in {shown(folder)}")

@@ -85,6 +85,19 @@ RegionQuality = Annotated[
 ]
 Pooling = Annotated[Pool | None, typer.Option(help="roi: one pass per image; crop: one per region.")]
 BatchSize = Annotated[int, typer.Option(help="Crops or texts per forward pass.")]
+TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
+TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
+CommitEvery = Annotated[
+    int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
+]
+MaxMegapixels = Annotated[float, typer.Option(help="Quarantine larger images.")]
+Fenet = Annotated[
+    str,
+    typer.Option(
+        help="auto: the one that an index has, or for a new index the one that comes with felga; none; or a "
+        "checkpoint file."
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="NAME=VALUE, a setting of the recipe, e.g. epochs=20.")
 ]

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from felga.cli import flags
+from felga.cli import flags, sources
 from felga.cli.locate import remember
 from felga.cli.output import echo, say
 from felga.cli.progress import progress
-from felga.errors import BadInputError, PartialFailure
+from felga.errors import PartialFailure
 from felga.files import shown
 
 if TYPE_CHECKING:
-    from felga.corpus.items import Corpus, Texts
     from felga.indexing.options import Report
     from felga.store.stored import StoredIndex
 
 ENOUGH, MOST = 200, 20_000
 """Captioned images that are worth a FENet of their own; and of which the gain is forecast while one waits."""
-CorpusName = Annotated[
-    str | None,
-    typer.Argument(
-        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; "
-        "parquet:SHARDS; or PLUGIN:ARGUMENT."
-    ),
-]
-Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
-TextsPer = Annotated[Literal["joined", "each"], typer.Option(help="One text per image, or one per caption.")]
-TopRegions = Annotated[int, typer.Option(help="At most this many regions per image.")]
-TopKeywords = Annotated[int, typer.Option(help="At most this many keywords per text.")]
-Fenet = Annotated[
-    str,
-    typer.Option(
-        help="auto: the one that an index has, or for a new index the one that comes with felga; none; or a "
-        "checkpoint file."
-    ),
-]
 SearchIndex = Annotated[
     str | None,
     typer.Option(
@@ -54,37 +34,33 @@ MinRecall = Annotated[
         help="Share of the ten best images that an approximate search must find. [default: as before; 0.98]"
     ),
 ]
-CommitEvery = Annotated[
-    int, typer.Option(help="Images or texts per commit; a killed run loses at most these.")
-]
-Limit = Annotated[float, typer.Option(help="Quarantine larger images.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Go ahead even if most of the index would be removed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
 
 
 def index(
-    corpus: CorpusName = None,
+    corpus: sources.CorpusName = None,
     out: Annotated[Path | None, typer.Option(help="Index folder. [default: indexes/NAME]")] = None,
-    coco: Annotated[Path | None, typer.Option(help="COCO captions json, instead of a folder.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the COCO images.")] = None,
-    ids: Ids = None,
-    texts: TextsPer = "joined",
+    coco: sources.Coco = None,
+    images: sources.CocoImages = None,
+    ids: sources.Ids = None,
+    texts: sources.TextsPer = "joined",
     encoder: flags.Encoder = flags.DEFAULTS.encoder,
     regions: flags.Regions = flags.DEFAULTS.regions,
     keywords: flags.Keywords = flags.DEFAULTS.keywords,
-    top_regions: TopRegions = flags.DEFAULTS.top_regions,
-    top_keywords: TopKeywords = flags.DEFAULTS.top_keywords,
+    top_regions: flags.TopRegions = flags.DEFAULTS.top_regions,
+    top_keywords: flags.TopKeywords = flags.DEFAULTS.top_keywords,
     whole: flags.IndexWhole = flags.DEFAULTS.whole,
     quality: flags.RegionQuality = flags.DEFAULTS.quality,
     pooling: flags.Pooling = None,
-    fenet: Fenet = "auto",
+    fenet: flags.Fenet = "auto",
     index: SearchIndex = None,
     min_recall: MinRecall = None,
     device: flags.Device = flags.DEFAULTS.device,
     batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
-    commit_every: CommitEvery = flags.DEFAULTS.commit_every,
-    max_megapixels: Limit = flags.DEFAULTS.max_megapixels,
+    commit_every: flags.CommitEvery = flags.DEFAULTS.commit_every,
+    max_megapixels: flags.MaxMegapixels = flags.DEFAULTS.max_megapixels,
     prune: Prune = False,
     dry_run: DryRun = False,
     strict: Strict = False,
@@ -100,7 +76,7 @@ def index(
     from felga.indexing.job import index as run
     from felga.indexing.options import Options
 
-    source, name = _corpus(corpus, coco, images, ids, texts)
+    source, name = sources.corpus_of(corpus, coco, images, ids, texts)
     target = out or Path("indexes", name)
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
     with progress() as show:
@@ -170,32 +146,3 @@ def _plan(report: Report) -> str:
                 lines.append(f"  {change}: {', '.join(ids)}{more}")
     lines.append(f"nothing was written to {shown(report.folder)}")
     return "\n".join(lines)
-
-
-def _corpus(
-    named: str | None, coco: Path | None, images: Path | None, ids: Path | None, texts: Texts
-) -> tuple[Corpus, str]:
-    """The corpus to index, and a name for its index."""
-    if (named is None) == (coco is None):
-        raise BadInputError("give either CORPUS, a folder of images, or --coco CAPTIONS.json")
-    if coco is not None:
-        from felga.corpus.coco import CocoCorpus
-
-        return CocoCorpus(coco, images, ids=ids, texts=texts), coco.stem
-    if images is not None or ids is not None:
-        raise BadInputError("--images and --ids need --coco")
-    assert named is not None
-    folder = Path(named)
-    family, colon, argument = named.partition(":")
-    if colon and not folder.exists():
-        from felga.registry import make_corpus, names
-
-        if family in names("corpora"):
-            return make_corpus(named, texts=texts), _folder_name(f"{family}-{Path(argument).stem}")
-    from felga.corpus.folder import FolderCorpus
-
-    return FolderCorpus(folder, texts=texts), folder.resolve().name or "root"
-
-
-def _folder_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")

@@ -8,6 +8,7 @@ from typing import Any
 from felga.cli import flags
 from felga.cli.locate import find_index
 from felga.cli.output import echo, echo_json
+from felga.cli.progress import progress
 from felga.errors import BadIndexError
 from felga.files import shown
 from felga.store.manifest import PACKAGED, ApproximateEntry, FenetEntry, read_manifest
@@ -46,7 +47,8 @@ def verify(index: flags.Index = None) -> None:
     from felga.store.verify import verify as check
 
     folder = find_index(index)
-    manifest, damage = check(folder)
+    with progress() as show:
+        manifest, damage = check(folder, show)
     if damage:
         echo("\n".join(damage))
         raise BadIndexError(f"{shown(folder)} is damaged: remove it and run `felga index` again")

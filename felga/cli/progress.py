@@ -47,11 +47,12 @@ class Log:
         self._last[stage] = now
         line = f"{stage} {done}/{total}"
         if done > first:
-            line += f", {_duration((total - done) * (now - start) / (done - first))} left"
+            line += f", {duration((total - done) * (now - start) / (done - first))} left"
         self.write(f"{line}, {note}" if note else line)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

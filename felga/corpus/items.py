@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 IMAGES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif"}
@@ -18,7 +18,6 @@ Texts: TypeAlias = Literal["joined", "each"]
 """The captions of an image become one text (FELGA, 4.3), or one text each."""
 IN_FILES = ("folder", "coco", "webdataset", "parquet", "clip-retrieval")
 """Kinds of corpora whose paths are of files, be it inside a shard."""
-Item = TypeVar("Item")
 LARGEST = 2**63 - 1  # sizes and times are stored as int64
 UNKNOWN = 0  # the size of an image in a corpus that does not know sizes
 
@@ -64,8 +63,8 @@ class BadItem:
 class Listing:
     """Everything in a corpus: images and texts sorted by id, ids unique; made by :func:`make_listing`."""
 
-    images: list[ImageItem]
-    texts: list[TextItem]
+    images: Sequence[ImageItem]
+    texts: Sequence[TextItem]
     bad: list[BadItem]
 
 
@@ -110,34 +109,30 @@ def make_listing(images: Iterable[ImageItem], texts: Iterable[TextItem], bad: It
     Items are sorted by id; of several with the same id the first is kept. Times beyond int64 (the years 1677
     to 2262) are clamped.
     """
+    from felga.corpus.columns import IMAGE, TEXT, collect  # pyarrow, which the command line starts without
+
     rejected: list[BadItem] = []
-    sound_images = []
-    for image in images:
-        if reason := _image_fault(image):
-            rejected.append(_bad("image", image.image_id, image.path, reason))
-        elif -LARGEST <= image.mtime_ns <= LARGEST:
-            sound_images.append(image)
-        else:
-            sound_images.append(replace(image, mtime_ns=max(-LARGEST, min(image.mtime_ns, LARGEST))))
-    sound_texts = []
-    for text in texts:
-        if reason := _text_fault(text):
-            rejected.append(_bad("text", text.text_id, text.image_id or "", reason))
-        else:
-            sound_texts.append(text)
-    unique_images = _unique(sound_images, lambda image: image.image_id)
-    unique_texts = _unique(sound_texts, lambda text: text.text_id)
+    kept_images, double_images = collect(IMAGE, _sound_images(images, rejected))
+    kept_texts, double_texts = collect(TEXT, _sound_texts(texts, rejected))
     rejected += [
-        _bad("image", image.image_id, image.path, "another image has the same id")
-        for image in unique_images.dropped
+        _bad("image", image.image_id, image.path, "another image has the same id") for image in double_images
     ]
     rejected += [
         _bad("text", text.text_id, text.image_id or "", "another text has the same id")
-        for text in unique_texts.dropped
+        for text in double_texts
     ]
     rejected += [_bad(item.kind, item.item_id, item.path, item.reason) for item in bad]
     rejected.sort(key=lambda item: (item.kind, item.item_id, item.reason))
-    return Listing(unique_images.kept, unique_texts.kept, rejected)
+    return Listing(kept_images, kept_texts, rejected)
+
+
+def checked_listing(listing: Listing) -> Listing:
+    """What a third party's corpus returned, as :func:`make_listing` would have made it."""
+    from felga.corpus.columns import Items
+
+    if isinstance(listing.images, Items) and isinstance(listing.texts, Items):
+        return listing
+    return make_listing(listing.images, listing.texts, listing.bad)
 
 
 def texts_of(captions: Iterable[str], text_id: str, image_id: str | None, texts: Texts) -> list[TextItem]:
@@ -183,20 +178,22 @@ def _printable(value: object) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Unique(Generic[Item]):
-    kept: list[Item]
-    dropped: list[Item]
+def _sound_images(images: Iterable[ImageItem], rejected: list[BadItem]) -> Iterator[ImageItem]:
+    for image in images:
+        if reason := _image_fault(image):
+            rejected.append(_bad("image", image.image_id, image.path, reason))
+        elif -LARGEST <= image.mtime_ns <= LARGEST:
+            yield image
+        else:
+            yield replace(image, mtime_ns=max(-LARGEST, min(image.mtime_ns, LARGEST)))
 
 
-def _unique(items: list[Item], key: Callable[[Item], str]) -> _Unique[Item]:
-    """Items sorted by id; of several with the same id the first is kept."""
-    result: _Unique[Item] = _Unique([], [])
-    items.sort(key=key)
-    for item in items:
-        double = result.kept and key(result.kept[-1]) == key(item)
-        (result.dropped if double else result.kept).append(item)
-    return result
+def _sound_texts(texts: Iterable[TextItem], rejected: list[BadItem]) -> Iterator[TextItem]:
+    for text in texts:
+        if reason := _text_fault(text):
+            rejected.append(_bad("text", text.text_id, text.image_id or "", reason))
+        else:
+            yield text
 
 
 def _image_fault(image: ImageItem) -> str | None:

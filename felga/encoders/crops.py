@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from felga.encoders.inputs import check_pairs, check_texts, scaled_boxes
+from felga.models.fitting import Fitting
 from felga.types import Boxes, DecodedImage, Vectors
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Crops:
     """Encodes each region by a forward pass over its crop.
 
     Attributes:
-        batch_size: crops per forward pass.
+        batch_size: crops per forward pass; fewer from when the memory of a GPU does not suffice.
         device, dtype: of the model's input.
         dim: length of the vectors.
     """
@@ -100,6 +100,10 @@ class Crops:
     device: torch.device
     dtype: torch.dtype
     dim: int
+    _fitting: Fitting = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_fitting", Fitting(self.batch_size))  # frozen but for this
 
     def encode(
         self, images: Sequence[DecodedImage], boxes: Sequence[Boxes], forward: Callable[[Tensor], Tensor]
@@ -115,6 +119,7 @@ class Crops:
 
         Raises:
             BadInputError: the lists differ in length, or a box is not finite.
+            MissingError: the memory of the device does not suffice for one crop.
         """
         outputs = [F.normalize(batch.float(), dim=-1) for batch in self.batches(images, boxes, forward)]
         return split(outputs, [len(np.reshape(rows, (-1, 4))) for rows in boxes], self.dim)
@@ -127,16 +132,16 @@ class Crops:
         crops = (crop for image, rows in zip(images, boxes, strict=True) for crop in cut(image, rows))
         # A GPU waits for pixels, so several threads resize; on the CPU the model itself needs the cores.
         threads = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 1
-        outputs: list[T] = []
         with ThreadPoolExecutor(threads) as pool, torch.inference_mode():
-            while batch := list(islice(crops, self.batch_size)):
+
+            def work(batch: list[Tensor]) -> T:
                 fit = self.preprocessing.fit
                 stacked = torch.stack(list(pool.map(fit, batch) if threads > 1 else map(fit, batch)))
                 if self.device.type == "cuda":
                     stacked = stacked.pin_memory().to(self.device, non_blocking=True)
-                inputs = self.preprocessing.normalize(stacked, self.dtype)  # (b, 3, h, w)
-                outputs.append(forward(inputs))
-        return outputs
+                return forward(self.preprocessing.normalize(stacked, self.dtype))  # (b, 3, h, w)
+
+            return self._fitting.run(crops, work)
 
 
 def cut(image: DecodedImage, boxes: Boxes) -> Iterator[Tensor]:
@@ -164,11 +169,8 @@ def encode_batches(
         BadInputError: as :func:`felga.encoders.inputs.check_texts`.
     """
     check_texts(texts)
-    outputs = []
     with torch.inference_mode():
-        for start in range(0, len(texts), batch_size):
-            vectors = forward(list(texts[start : start + batch_size])).float()
-            outputs.append(F.normalize(vectors, dim=-1))
+        outputs = Fitting(batch_size).run(texts, lambda batch: F.normalize(forward(batch).float(), dim=-1))
     return split(outputs, [len(texts)], dim)[0]
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from felga.encoders.crops import Preprocessing
 from felga.encoders.inputs import check_pairs, scaled_boxes
 from felga.models.efficientnet import STRIDE, working_size
+from felga.models.fitting import Fitting
 from felga.types import Boxes, DecodedImage, Vectors
 
 VERSION = 1
@@ -84,6 +85,7 @@ class OnePass:
 
         Raises:
             BadInputError: the lists differ in length, or a box is not finite.
+            MissingError: the memory of the device does not suffice for one image.
         """
         check_pairs(images, boxes)
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -93,20 +95,23 @@ class OnePass:
                 groups[working_size(height, width, self.longer_side)].append(i)
         vectors: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(images)
         at_once = self.batch_size if self.device.type == "cuda" else 2  # more overflow a CPU's cache
+        fitting = Fitting(at_once)
         for size, members in groups.items():
-            for start in range(0, len(members), at_once):
-                batch = members[start : start + at_once]
+
+            def work(batch: list[int], size: tuple[int, int] = size) -> None:
                 rois = [scaled_boxes(images[i], boxes[i], *size) for i in batch]
-                with torch.inference_mode():
-                    features = trunk(self._inputs([images[i] for i in batch], *size))
-                    pooled = [
-                        roi_align(one, torch.from_numpy(rows).to(one.device), self.bins, self.samples)
-                        for one, rows in zip(features, rois, strict=True)
-                    ]
-                    joint = F.normalize(head(torch.cat(pooled)).float(), dim=-1).cpu().numpy()  # (n, dim)
+                features = trunk(self._inputs([images[i] for i in batch], *size))
+                pooled = [
+                    roi_align(one, torch.from_numpy(rows).to(one.device), self.bins, self.samples)
+                    for one, rows in zip(features, rois, strict=True)
+                ]
+                joint = F.normalize(head(torch.cat(pooled)).float(), dim=-1).cpu().numpy()  # (n, dim)
                 parts = np.split(joint, np.cumsum([len(rows) for rows in rois])[:-1])
                 for i, part in zip(batch, parts, strict=True):
                     vectors[i] = np.ascontiguousarray(part)
+
+            with torch.inference_mode():
+                fitting.run(members, work)
         return vectors
 
     def _inputs(self, images: Sequence[DecodedImage], height: int, width: int) -> Tensor:

@@ -87,7 +87,7 @@ class TwoTowers(ABC):
         """
         return encode_batches(texts, batch_size=self.batch_size, dim=self.dim, forward=self._embed_texts)
 
-    @property
+    @cached_property
     def _crops(self) -> Crops:
         return Crops(self.preprocessing, self.batch_size, self.device, self.dtype, self.dim)
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, make_listing
+from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, checked_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, shown, storage_errors
 from felga.indexing.approximation import approximate, check_asked
@@ -37,7 +37,16 @@ from felga.indexing.building import (
 from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
-from felga.indexing.plan import Known, Plan, check_removals, image_rules, make_plan, text_rules
+from felga.indexing.plan import (
+    DIGEST,
+    Known,
+    Plan,
+    check_removals,
+    image_rules,
+    make_plan,
+    text_digest,
+    text_rules,
+)
 from felga.indexing.workers import shared_cores
 from felga.registry import make_encoder
 from felga.store.commit import Fenet, commit, install_fenet, sole_writer
@@ -52,9 +61,6 @@ from felga.store.owner_table import OwnerTable
 from felga.store.schema import image_schema, text_schema
 from felga.store.stored import IMAGES, TEXTS, NativeFolder, StoredIndex, damaged
 from felga.types import Progress
-
-IMAGE_COLUMNS = ("image_id", "path", "size", "mtime_ns", "sha256", "error")
-TEXT_COLUMNS = ("text_id", "image_id", "text")
 
 
 def index(
@@ -101,8 +107,7 @@ def index(
         parts = parts or Parts.make(options)
         contract = parts.contract()
         check_target(out)
-        scanned = corpus.scan()
-        listing = make_listing(scanned.images, scanned.texts, scanned.bad)  # whatever a third party returns
+        listing = checked_listing(corpus.scan())
         if not (listing.images or listing.texts):
             raise BadInputError(f"{shown(corpus.root)} holds no image and no text: name a folder that does")
         if dry_run:
@@ -257,7 +262,7 @@ def _plans(
         sha256=lambda item: sha256_of_item(corpus, item),
         still_bad=lambda item, reason: quarantine_reason(corpus, item, options.max_megapixels) == reason,
     )
-    known_images, known_texts = _known(images, IMAGE_COLUMNS), _known(texts, TEXT_COLUMNS)
+    known_images, known_texts = _known(images, "image_id"), _known(texts, "text_id")
     image_plan = make_plan(listing.images, known_images, rules)
     text_plan = make_plan(listing.texts, known_texts, text_rules())
     if not prune:
@@ -266,11 +271,22 @@ def _plans(
     return image_plan, text_plan
 
 
-def _known(table: OwnerTable, columns: Sequence[str]) -> Known:
-    known = Known(table.read(columns, row_ids=True), columns[0])
+def _known(table: OwnerTable, key: str) -> Known:
+    def read(column: str) -> pa.ChunkedArray:
+        if column == "_rowid":
+            return table.read([], row_ids=True).column(column)
+        if column != DIGEST:
+            return table.read([column]).column(column)
+        digests = [
+            pa.array([text_digest(text) for text in batch.column("text").to_pylist()], pa.binary(16))
+            for batch in table.batches(["text"])
+        ]
+        return pa.chunked_array(digests, pa.binary(16))
+
+    known = Known(read, key)
     if known.doubled:
         table.delete(known.doubled)
-        return _known(table, columns)
+        return _known(table, key)
     return known
 
 

@@ -5,7 +5,8 @@ A third party's part with a bug ends in a sentence that names it, not in a trace
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,9 +96,9 @@ class Parts:
         options, name = self.options, self.regions.name
         found: list[list[Region]] = [[] for _ in images]
         if options.top_regions and images:
-            found = _as_many(
-                self.regions.propose(images, options.top_regions), len(images), name, "lists of regions"
-            )
+            with enough_memory():
+                proposed = self.regions.propose(images, options.top_regions)
+            found = _as_many(proposed, len(images), name, "lists of regions")
         for image, own in zip(images, found, strict=True):
             for region in own:
                 _check_region(region, image, name)
@@ -113,7 +114,9 @@ class Parts:
     ) -> list[list[Region]]:
         assert self.quality is not None
         boxes = [_boxes(own) for own in regions]
-        found = _as_many(self.quality.quality(images, boxes), len(images), "the quality predictor", "arrays")
+        with enough_memory():
+            predicted = self.quality.quality(images, boxes)
+        found = _as_many(predicted, len(images), "the quality predictor", "arrays")
         return [
             [
                 replace(region, quality=value)
@@ -126,7 +129,8 @@ class Parts:
         self, images: Sequence[DecodedImage], regions: Sequence[Sequence[Region]]
     ) -> list[tuple[Vectors, RegionFeatures | None]]:
         """Unit vectors (n_i, dim) float32 of the regions of images, and features (n_i, f), if any."""
-        return encoded_regions(self.encoder, images, [_boxes(own) for own in regions])
+        with enough_memory():
+            return encoded_regions(self.encoder, images, [_boxes(own) for own in regions])
 
     def propose_keywords(self, texts: Sequence[str]) -> list[list[Keyword]]:
         """The keywords of texts; the whole text first if it counts or is all there is, and is not blank."""
@@ -170,6 +174,23 @@ class Parts:
         if not texts:
             return np.empty((0, self.encoder.dim), np.float32)
         return unit_vectors(self.encoder.encode_texts(texts), len(texts), self.encoder)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """One sentence where the memory of a GPU does not suffice for what runs image by image.
+
+    Raises:
+        MissingError: the block raised ``torch.OutOfMemoryError``.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # by name, for an index is opened without torch
+            raise
+        from felga.models.fitting import out_of_memory
+
+        raise out_of_memory(error) from error
 
 
 def identity_of(encoder: Encoder) -> dict[str, Any]:

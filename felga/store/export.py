@@ -14,7 +14,7 @@ import pyarrow.parquet
 from felga.files import located, shown, storage_errors, to_json
 from felga.store.schema import list_lengths
 from felga.store.stored import StoredIndex
-from felga.types import Vectors
+from felga.types import Progress, Vectors
 
 BLOCK = 1024  # images at once
 ABOUT = b"felga"
@@ -45,12 +45,20 @@ class _Caption(NamedTuple):
     row: int | None
 
 
-def export_clip_retrieval(index: StoredIndex, folder: Path, root: str | Path) -> Exported:
+def export_clip_retrieval(
+    index: StoredIndex,
+    folder: Path,
+    root: str | Path,
+    progress: Progress = lambda stage, done, total: None,
+) -> Exported:
     """Write ``img_emb/img_emb_0.npy`` and ``metadata/metadata_0.parquet`` below ``folder``: a row per region.
 
     Vectors are those that are searched, (n, dim) float32 of length 1. A path that is not UTF-8 is escaped. If
     every image has a caption with a vector as a whole, ``text_emb/text_emb_0.npy`` has in each row that of
     the row's image: all files have the same rows. Memory holds the captions and some blocks.
+
+    Args:
+        progress: called with ``regions``, how many were written, and of how many.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -82,6 +90,7 @@ def export_clip_retrieval(index: StoredIndex, folder: Path, root: str | Path) ->
                 words.write(_bytes(_gathered(index, batch.captions)))
             metadata.write_table(batch.table)
             at = stop
+            progress("regions", at, shape[0])
     return Exported(shape[0], texts)
 
 

@@ -6,19 +6,20 @@ Lance commits by adding a version; readers open a version and never see a write 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lance
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute  # pa.compute
 
 from felga.errors import BadIndexError
 from felga.files import storage_reason
-from felga.store.schema import CHECK, checked, flat, list_lengths, row_checks
+from felga.store.schema import CHECK, CHECK_BYTES, checked, flat, list_lengths, row_checks
 from felga.types import Flags, RegionFeatures, Rows, Scores, Vectors
 
 MERGE_BEYOND = 16  # Lance fragments; every commit adds one
@@ -82,9 +83,7 @@ class OwnerTable:
         scanner = self._read(
             lambda: self._table.scanner(columns=self._columns(columns), batch_size=size, scan_in_order=True)
         )
-        batches = iter(scanner.to_batches())
-        while (batch := self._read(lambda: next(batches, None))) is not None:
-            yield batch
+        yield from self._one_by_one(scanner.to_batches())
 
     def raw(self, start: int, stop: int) -> tuple[Vectors, RegionFeatures | None]:
         """Raw vectors (n, dim) of the owners ``start:stop``, and the features (n, f) beside them, if any."""
@@ -115,13 +114,17 @@ class OwnerTable:
         """(owners + 1,) int64: owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``."""
         return np.concatenate([[0], self.counts().cumsum()]).astype(np.int64)
 
-    def checks(self) -> list[bytes]:
-        """The stored checksum of every row, in order."""
-        return [check for batch in self.batches([CHECK], 8192) for check in batch.column(CHECK).to_pylist()]
+    def checks(self) -> npt.NDArray[np.uint8]:
+        """(owners, 16): the stored checksum of every row, in order."""
+        found = [
+            np.frombuffer(b"".join(batch.column(CHECK).to_pylist()), np.uint8)
+            for batch in self.batches([CHECK], 8192)
+        ]
+        return np.concatenate([np.empty(0, np.uint8), *found]).reshape(-1, CHECK_BYTES)
 
     def digest(self) -> str:
         """sha256 over the checksums of all rows in order: equal for tables that hold the same."""
-        return hashlib.sha256(b"".join(self.checks())).hexdigest()
+        return hashlib.sha256(self.checks().tobytes()).hexdigest()
 
     def damaged_rows(self, trusted: Collection[str] = ()) -> list[int]:
         """Row ids whose values do not match their checksum.
@@ -132,7 +135,7 @@ class OwnerTable:
         damaged: list[int] = []
         for piece in self._read(self._table.get_fragments):
             if not all(file.path in trusted for file in piece.data_files()):
-                for batch in self._read(partial(_batches_of, piece)):
+                for batch in self._one_by_one(self._read(partial(_batches_of, piece))):
                     stored = batch.column(CHECK).to_pylist()
                     ids = batch.column("_rowid").to_pylist()
                     actual = row_checks(batch.drop_columns(["_rowid"]))
@@ -200,6 +203,11 @@ class OwnerTable:
                 named.append(Path(self.path, deleted))
         return named
 
+    def _one_by_one(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        remaining = iter(batches)
+        while (batch := self._read(lambda: next(remaining, None))) is not None:
+            yield batch
+
     def _columns(self, names: Sequence[str]) -> list[str]:
         unknown = set(names) - set(self._table.schema.names)
         if unknown:  # a bug of ours, or another format: never to be taken for damage
@@ -223,8 +231,8 @@ class OwnerTable:
         )
 
 
-def _batches_of(piece: Any) -> list[pa.RecordBatch]:
-    return list(piece.to_batches(with_row_id=True))
+def _batches_of(piece: Any) -> Iterator[pa.RecordBatch]:
+    return iter(piece.to_batches(batch_size=1024, with_row_id=True))
 
 
 def _version_files(version: int) -> tuple[str, str]:

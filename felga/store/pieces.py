@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from felga.search.flat import write_piece
 from felga.search.segments import ranges
@@ -55,7 +56,7 @@ def build_pieces(
         size = int(offsets[stop] - offsets[start])
         if not size:
             continue
-        key = hashlib.sha256(f"felga-piece-2:{mark}:".encode() + b"".join(checks[start:stop]))
+        key = hashlib.sha256(f"felga-piece-2:{mark}:".encode() + checks[start:stop].tobytes())
         key.update(counts[start:stop].tobytes())
         name = f"{stem}-{key.hexdigest()[:32]}.faiss"
         if name not in intact:
@@ -66,9 +67,13 @@ def build_pieces(
     return tuple(names), tuple(sizes)
 
 
-def bounds(checks: list[bytes], offsets: Rows) -> Iterator[tuple[int, int]]:
-    """Ranges of owners that make up the pieces: (start, stop) in order, covering all of them."""
-    drawn = np.frombuffer(b"".join(check[:8] for check in checks), np.uint64)
+def bounds(checks: npt.NDArray[np.uint8], offsets: Rows) -> Iterator[tuple[int, int]]:
+    """Ranges of owners that make up the pieces: (start, stop) in order, covering all of them.
+
+    Args:
+        checks: (owners, 16) of :meth:`felga.store.owner_table.OwnerTable.checks`.
+    """
+    drawn = np.ascontiguousarray(checks[:, :8]).view(np.uint64)[:, 0]
     cuts = np.append(np.flatnonzero(drawn % np.uint64(EVERY) == 0) + 1, len(checks))
     start = 0
     for cut in cuts.tolist():

@@ -13,19 +13,22 @@ from felga.store.manifest import Manifest, TableEntry
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import flat, list_lengths
 from felga.store.stored import Lease, NativeFolder, StoredIndex, damaged
-from felga.types import Vectors
+from felga.types import Progress, Vectors
 
 BATCH = 1024  # owners read at once
 TOLERANCE = 1e-4  # of a vector's length, and of a FENet run again on another machine
 HALF = 2.0**-11  # what half precision may change a number by, relative to it
 
 
-def verify(folder: Path) -> tuple[Manifest, list[str]]:
+def verify(folder: Path, progress: Progress = lambda stage, done, total: None) -> tuple[Manifest, list[str]]:
     """Check a whole index.
 
     Files by sha256; rows by their checksums, lengths of vectors, finite features, qualities in (0, 1], boxes
     inside their images and spans inside their texts; FAISS files row by row against the store's vectors
     (through the FENet, if the index has one).
+
+    Args:
+        progress: called with ``images`` or ``texts``, how many owners were compared, and of how many.
 
     Returns:
         The manifest, and one line per defect; an empty list for a sound index.
@@ -49,7 +52,7 @@ def verify(folder: Path) -> tuple[Manifest, list[str]]:
     ):
         try:
             lines += _unlisted(native.path, table, index.manifest)
-            lines += _table(index, name, table, entry, searcher)
+            lines += _table(index, name, table, entry, searcher, progress)
         except BadIndexError as error:
             lines.append(str(error))
     return lease.manifest, lines
@@ -63,7 +66,12 @@ def _unlisted(folder: Path, table: OwnerTable, manifest: Manifest) -> Iterator[s
 
 
 def _table(
-    index: StoredIndex, name: str, table: OwnerTable, entry: TableEntry, searcher: FlatSearcher
+    index: StoredIndex,
+    name: str,
+    table: OwnerTable,
+    entry: TableEntry,
+    searcher: FlatSearcher,
+    progress: Progress,
 ) -> Iterator[str]:
     offsets = table.offsets()
     for what, actual, expected in (
@@ -90,6 +98,7 @@ def _table(
             if not _close(searcher.vectors(start, start + len(raw)), embedded):
                 yield f"the FAISS files hold other vectors than {name}.lance, near fragment {start}"
         start += len(raw)
+        progress(name, min(at + BATCH, len(table)), len(table))
     if name == "images":
         quality = table.quality()
         if wrong := int(((quality <= 0) | (quality > 1)).sum()):  # NaN: not predicted

@@ -95,7 +95,7 @@ class CorpusContract:
         images = corpus.scan().images
         alone = [_read(corpus, image) for image in images]
         with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda image: _read(corpus, image), images * 4))
+            together = list(pool.map(lambda image: _read(corpus, image), [*images] * 4))
         assert together == alone * 4
 
     def test_a_vanished_image_is_unreadable(self, corpus: Corpus) -> None:

@@ -128,3 +128,34 @@ def test_what_was_kept_is_the_same_to_the_bit():
     np.testing.assert_array_equal(again, MiniLM(torch.device("cpu")).embed(texts))
     again[:] = 0
     np.testing.assert_array_equal(model.embed(texts), MiniLM(torch.device("cpu")).embed(texts))
+
+
+def test_a_short_text_has_the_same_vector_to_the_bit_whatever_else_is_asked():
+    words = ["boat", "brown horse", "zebra", "ünïcödé", "cat", "surfboard", "dog", "beach", "umbrella"]
+    alone = np.concatenate([MiniLM(torch.device("cpu")).embed([word]) for word in words])
+    together = MiniLM(torch.device("cpu"))
+    together.embed(
+        ["a first call", "cat", "of other words", "and of a text that is too long to be kept here"]
+    )
+    np.testing.assert_array_equal(together.embed(words[::-1])[::-1], alone)
+    np.testing.assert_array_equal(together.embed(words + TEXTS)[: len(words)], alone)
+
+
+def test_a_short_text_is_embedded_once_and_a_long_one_every_time():
+    model = MiniLM(torch.device("cpu"))
+    model.embed([*TEXTS, "cat"])
+    seen = []
+    tokens = model._tokens
+    model._tokens = lambda texts: seen.extend(texts) or tokens(texts)
+    model.embed(["cat", "dog", "boat", "dog", TEXTS[1]])
+    assert seen == ["dog", TEXTS[1]]
+
+
+def test_forgetting_short_texts_changes_no_vector(monkeypatch):
+    words = [f"word {n}" for n in range(40)]
+    expected = MiniLM(torch.device("cpu")).embed(words)
+    monkeypatch.setattr(module, "KEPT", 7)  # fewer than there are in one call
+    model = MiniLM(torch.device("cpu"))
+    for _ in range(2):
+        np.testing.assert_array_equal(model.embed(words), expected)
+    assert len(model._recent) == 7

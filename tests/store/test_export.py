@@ -23,6 +23,7 @@ def read(folder, name):
 def exported(demo, tmp_path_factory):
     from felga.store.export import export_clip_retrieval
     from felga.store.stored import StoredIndex
+from felga.store.verify import verify
 
     folder = tmp_path_factory.mktemp("exported")
     with StoredIndex.open(demo[0]) as stored:
@@ -85,3 +86,17 @@ def test_an_image_without_a_caption_leaves_the_vectors_of_captions_out(capsys, t
     _, err = call(capsys, *words, code=2)
     assert "is not empty: name a new folder" in err
     call(capsys, "export", tmp_path / "out", "--to", "faiss", tmp_path / "newer", code=2)
+
+
+def test_progress_counts_all_regions_and_all_owners(demo, tmp_path):
+    seen = []
+    with StoredIndex.open(demo[0]) as stored:
+        regions = len(stored.regions)
+        owners = {"images": len(stored.images), "texts": len(stored.texts)}
+        export_clip_retrieval(stored, tmp_path, demo[1].folder, lambda *step: seen.append(step))
+    assert seen[-1] == ("regions", regions, regions)
+    seen.clear()
+    verify(demo[0], lambda *step: seen.append(step))
+    assert {stage: (done, total) for stage, done, total in seen} == {
+        stage: (count, count) for stage, count in owners.items()
+    }
