@@ -34,7 +34,7 @@ from felga.indexing.building import (
     open_contract,
     write_errors,
 )
-from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
+from felga.indexing.encode import Encoding, Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Known, Plan, check_removals, image_rules, make_plan, text_rules
@@ -68,6 +68,7 @@ def index(
     prune: bool = False,
     dry_run: bool = False,
     parts: Parts | None = None,
+    engine: Engine = LocalEngine,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Bring the index in ``out`` in line with ``corpus``: add, change, rename and remove what differs.
@@ -82,6 +83,7 @@ def index(
         prune: go ahead even if most of the index would be removed.
         dry_run: only report what would be done; nothing is written.
         parts: an encoder and proposers that exist already, made with the same ``options``; None: made here.
+        engine: encodes: here, or what :func:`felga.indexing.cluster.ray_engine` gives.
         progress: called with ``images``, ``texts`` or ``approximate``, how many are done, and of how many.
 
     Raises:
@@ -113,7 +115,10 @@ def index(
             folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
             asked = index, min_recall
-            _sync(corpus, listing, folder.path, contract, parts, report, fenet, asked, prune, progress)
+            encoding = engine(corpus, parts, report)
+            _sync(
+                corpus, listing, folder.path, contract, parts, encoding, report, fenet, asked, prune, progress
+            )
     return report
 
 
@@ -171,6 +176,7 @@ def _sync(
     folder: Path,
     contract: Contract,
     parts: Parts,
+    encoding: Encoding,
     report: Report,
     fenet: str | Path,
     asked: tuple[str | None, float | None],
@@ -186,8 +192,8 @@ def _sync(
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
-    run_images(image_plan, corpus, images, parts, report, progress)
-    run_texts(text_plan, texts, parts, report, progress)
+    carry_out(image_plan, images, encoding.images, "images", report, progress)
+    carry_out(text_plan, texts, encoding.texts, "texts", report, progress)
     with report.timed("store"):
         for table in (images, texts):
             table.compact()

@@ -38,9 +38,8 @@ def shared_cores() -> Iterator[None]:
         cv2.setNumThreads(cv2_threads)
 
 
-def ahead(work: Callable[[S], T], items: Iterator[S]) -> Iterator[T]:
+def ahead(work: Callable[[S], T], items: Iterator[S], threads: int) -> Iterator[T]:
     """An ordered, bounded parallel ``map``: a few items ahead, so that memory stays bounded."""
-    threads = workers()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[T]] = deque()
         try:
