@@ -202,17 +202,9 @@ def _sync(
         errors = write_errors(folder, images, listing.bad)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
-            folder,
-            contract,
-            entry,
-            images,
-            texts,
-            errors,
-            installed,
-            encoder=parts.encoder.name,
-            before=before,
-            broken=broken,
-        )
+            folder, contract, entry, images, texts, errors, installed,
+            encoder=parts.encoder.name, before=before, broken=broken,
+        )  # fmt: skip
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts
     report.images.fragments, report.texts.fragments = manifest.images.fragments, manifest.texts.fragments
