@@ -128,7 +128,7 @@ class RayEngine:
         self._stillborn = 0  # since the last call that succeeded
 
     def images(self, items: Sequence[ImageItem]) -> Iterator[Encoded]:
-        """As of :class:`felga.indexing.encode.Encoding`; nothing may change ``items`` meanwhile."""
+        """As of :class:`felga.indexing.encode.Encoding`."""
         tried = ((item, sha256_of_item(self._corpus, item)) for item in items[:SAMPLES])
         self._sample = next((pair for pair in tried if pair[1]), None)
         return self._in_order("images", items)
@@ -182,6 +182,7 @@ class RayEngine:
         try:
             found = self._ray.get(call)
         except errors.RayTaskError as error:
+            self._ray.kill(worker)
             if isinstance(error.cause, FelgaError):
                 raise error.cause from error
             raise  # a bug: its text has the worker's traceback
@@ -198,20 +199,26 @@ class RayEngine:
         return block, rows
 
     def _count_death(self, block: Block | None, error: Exception) -> None:
+        """Give up once a block, or starting, has cost too many workers.
+
+        Raises:
+            MissingError: it has; with what Ray knows of the last one's end.
+        """
+        why = str(error).strip().splitlines()[-1].partition(". ")[0]
         if block is None:
             self._stillborn += 1
             if self._stillborn >= TRIES:
                 raise MissingError(
-                    f"{TRIES} workers of Ray died while they loaded models: see Ray's log; is their memory "
-                    "enough for a copy of the models each?"
+                    f"{TRIES} workers of Ray died while they loaded models ({why}): every machine needs "
+                    "felga[ray], and memory for a copy of the models per worker"
                 ) from error
             return
         block.deaths += 1
         if block.deaths >= TRIES:
             first, final = (_id(block.items[at]) for at in (0, -1))
             raise MissingError(
-                f"{TRIES} workers of Ray died over the {block.kind} {shown(first)} to {shown(final)}: see "
-                "Ray's log; is their memory enough, or must one of these go? What came before is kept"
+                f"{TRIES} workers of Ray died over the {block.kind} {shown(first)} to {shown(final)} ({why}): "
+                "is their memory enough, or must one of these go? What came before is kept"
             ) from error
 
 

@@ -73,7 +73,7 @@ class Report:
     Attributes:
         examples: of a dry run, ``images`` and ``texts`` -> ``added``, ``changed``, ... -> the first few ids.
         seconds: ``decode``, ``proposals``, ``encoding``, ``keywords``, ``store`` (working time, summed over
-            threads) and ``total`` (wall time).
+            threads and workers) and ``total`` (wall time).
     """
 
     folder: Path

@@ -75,7 +75,7 @@ def test_a_killed_worker_costs_its_block_alone_and_the_index_is_the_same(cluster
     ("fatal", "message"),
     [
         ("p09.png", r"3 workers of Ray died over the images p08\.png to p11\.png"),
-        ("p00.png", "3 workers of Ray died while they loaded"),
+        ("p00.png", r"3 workers of Ray died while they loaded models \(The actor is dead"),
     ],
 )
 def test_what_kills_every_worker_ends_the_run_with_a_sentence_and_is_resumed(
