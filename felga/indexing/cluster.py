@@ -217,8 +217,8 @@ class RayEngine:
         if block.deaths >= TRIES:
             first, final = (_id(block.items[at]) for at in (0, -1))
             raise MissingError(
-                f"{TRIES} workers of Ray died over the {block.kind} {shown(first)} to {shown(final)} ({why}): "
-                "is their memory enough, or must one of these go? What came before is kept"
+                f"{TRIES} workers of Ray died over the {block.kind} {shown(first)} to {shown(final)} "
+                f"({why}): is their memory enough, or must one of these go? What came before is kept"
             ) from error
 
 
