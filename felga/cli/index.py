@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,10 +13,11 @@ from felga.cli import flags, sources
 from felga.cli.locate import remember
 from felga.cli.output import echo, say
 from felga.cli.progress import progress
-from felga.errors import PartialFailure
+from felga.errors import BadInputError, PartialFailure
 from felga.files import shown
 
 if TYPE_CHECKING:
+    from felga.indexing.encode import Engine
     from felga.indexing.options import Report
     from felga.store.stored import StoredIndex
 
@@ -35,6 +37,16 @@ MinRecall = Annotated[
     ),
 ]
 Prune = Annotated[bool, typer.Option("--prune", help="Go ahead even if most of the index would be removed.")]
+EngineName = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="ray: encode by the workers of a Ray cluster; the index is the same."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster. [default: $RAY_ADDRESS, else one on this machine, started if need be]"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
 
@@ -61,6 +73,8 @@ def index(
     batch_size: flags.BatchSize = flags.DEFAULTS.batch_size,
     commit_every: flags.CommitEvery = flags.DEFAULTS.commit_every,
     max_megapixels: flags.MaxMegapixels = flags.DEFAULTS.max_megapixels,
+    engine: EngineName = "local",
+    address: Address = None,
     prune: Prune = False,
     dry_run: DryRun = False,
     strict: Strict = False,
@@ -79,10 +93,10 @@ def index(
     source, name = sources.corpus_of(corpus, coco, images, ids, texts)
     target = out or Path("indexes", name)
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
-    with progress() as show:
+    with _engine(engine, address) as encoding, progress() as show:
         report = run(
             source, target, options, fenet=fenet, index=index, min_recall=min_recall, prune=prune,
-            dry_run=dry_run, progress=show,
+            dry_run=dry_run, engine=encoding, progress=show,
         )  # fmt: skip
     if dry_run:
         echo(_plan(report))
@@ -146,3 +160,16 @@ def _plan(report: Report) -> str:
                 lines.append(f"  {change}: {', '.join(ids)}{more}")
     lines.append(f"nothing was written to {shown(report.folder)}")
     return "\n".join(lines)
+
+
+def _engine(name: str, address: str | None) -> AbstractContextManager[Engine]:
+    """What encodes, while it is connected."""
+    if name == "local":
+        if address is not None:
+            raise BadInputError("--address needs --engine ray")
+        from felga.indexing.encode import LocalEngine
+
+        return nullcontext(LocalEngine)
+    from felga.indexing.cluster import ray_engine
+
+    return ray_engine(address)

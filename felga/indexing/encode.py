@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import pyarrow as pa
 
 from felga.corpus.decode import UnreadableImage, decode_image
 from felga.corpus.items import Corpus, ImageItem, TextItem
 from felga.indexing.options import Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Plan
-from felga.indexing.workers import ahead, groups
+from felga.indexing.workers import ahead, groups, workers
 from felga.models.device import pick_device
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import ImageRow, TextRow, image_table, text_table
@@ -21,63 +23,103 @@ from felga.types import DecodedImage, Progress
 
 Prepared: TypeAlias = tuple[ImageRow, DecodedImage | None]
 """An image with its regions, ready to be encoded; None where it cannot be read, or is encoded already."""
+Encoded: TypeAlias = tuple[int, pa.Table | None]
+"""How many more owners are encoded, and the rows of a chunk when it is complete."""
+Item = TypeVar("Item")
 GROUP = 8  # images decoded and encoded together; more if the encoder's batches are larger
 
 
-def run_images(
-    plan: Plan[ImageItem], corpus: Corpus, table: OwnerTable, parts: Parts, report: Report, progress: Progress
+class Encoding(Protocol):
+    """Owners to rows of the store, in order: what the engines of ``felga index --engine`` do."""
+
+    def images(self, items: Sequence[ImageItem]) -> Iterator[Encoded]:
+        """The rows of images, a table for each ``commit_every``."""
+        ...
+
+    def texts(self, items: Sequence[TextItem]) -> Iterator[Encoded]:
+        """The rows of texts, a table for each ``commit_every``."""
+        ...
+
+
+Engine: TypeAlias = Callable[[Corpus, Parts, Report], Encoding]
+"""What encodes for a run; :class:`LocalEngine` is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """Encodes in this process.
+
+    Attributes:
+        threads: decode and propose, beside the one that encodes.
+    """
+
+    corpus: Corpus
+    parts: Parts
+    report: Report
+    threads: int = field(default_factory=workers)
+
+    def images(self, items: Sequence[ImageItem]) -> Iterator[Encoded]:
+        """As of :class:`Encoding`, after each group of images that share a forward pass."""
+        parts, options, report = self.parts, self.parts.options, self.report
+        on_gpu = pick_device(options.device).type == "cuda"
+
+        def prepare(group: Sequence[ImageItem]) -> list[Prepared]:
+            decoded = [_decoded(item, self.corpus, parts, report) for item in group]
+            prepared = _proposed(decoded, parts, report)
+            return prepared if on_gpu else _encoded(prepared, parts, report)
+
+        size = min(32, max(GROUP, options.batch_size // (options.top_regions + 1)))
+        chunk: list[ImageRow] = []
+        left = len(items)
+        for group in ahead(prepare, groups(items, options.commit_every, size), self.threads):
+            if on_gpu:  # one batch at a time in its memory
+                group = _encoded(group, parts, report)
+            chunk += [row for row, _ in group]
+            left -= len(group)
+            rows = None
+            if len(chunk) >= options.commit_every or not left:
+                with report.timed("store"):
+                    rows, chunk = image_table(chunk, parts.encoder.dim, parts.feature_dim), []
+            yield len(group), rows
+
+    def texts(self, items: Sequence[TextItem]) -> Iterator[Encoded]:
+        """As of :class:`Encoding`."""
+        parts, every = self.parts, self.parts.options.commit_every
+
+        def prepare(group: Sequence[TextItem]) -> list[TextRow]:
+            with self.report.timed("keywords"):
+                found = parts.propose_keywords([item.text for item in group])
+                vectors = parts.encode_keywords(found)
+            return [
+                TextRow(item.text_id, item.image_id, item.text, own, of_own)
+                for item, own, of_own in zip(group, found, vectors, strict=True)
+            ]
+
+        for rows in ahead(prepare, groups(items, every, every), self.threads):
+            with self.report.timed("store"):
+                table = text_table(rows, parts.encoder.dim)
+            yield len(rows), table
+
+
+def carry_out(
+    plan: Plan[Item],
+    table: OwnerTable,
+    encode: Callable[[Sequence[Item]], Iterator[Encoded]],
+    stage: str,
+    report: Report,
+    progress: Progress,
 ) -> None:
-    """Bring the table of images in line with the plan."""
+    """Bring a table in line with a plan; each chunk that ``encode`` yields is appended once."""
     _prepare_table(plan, table, report)
-    options = parts.options
     total = len(plan.encode) + plan.counts.unchanged + plan.counts.renamed
     done = total - len(plan.encode)
-    progress("images", done, total)
-
-    on_gpu = pick_device(options.device).type == "cuda"
-
-    def prepare(group: Sequence[ImageItem]) -> list[Prepared]:
-        prepared = _proposed([_decoded(item, corpus, parts, report) for item in group], parts, report)
-        return prepared if on_gpu else _encoded(prepared, parts, report)
-
-    size = min(32, max(GROUP, options.batch_size // (options.top_regions + 1)))
-    chunk: list[ImageRow] = []
-    for group in ahead(prepare, groups(plan.encode, options.commit_every, size)):
-        if on_gpu:  # one batch at a time in its memory
-            group = _encoded(group, parts, report)
-        chunk += [row for row, _ in group]
-        done += len(group)
-        if len(chunk) >= options.commit_every or done == total:
+    progress(stage, done, total)
+    for count, rows in encode(plan.encode):
+        if rows is not None:
             with report.timed("store"):
-                table.append(image_table(chunk, parts.encoder.dim, parts.feature_dim))
-            chunk = []
-        progress("images", done, total)
-
-
-def run_texts(
-    plan: Plan[TextItem], table: OwnerTable, parts: Parts, report: Report, progress: Progress
-) -> None:
-    """Bring the table of texts in line with the plan."""
-    _prepare_table(plan, table, report)
-    every = parts.options.commit_every
-    total = len(plan.encode) + plan.counts.unchanged + plan.counts.renamed
-    done = total - len(plan.encode)
-    progress("texts", done, total)
-
-    def prepare(group: Sequence[TextItem]) -> list[TextRow]:
-        with report.timed("keywords"):
-            found = parts.propose_keywords([item.text for item in group])
-            vectors = parts.encode_keywords(found)
-        return [
-            TextRow(item.text_id, item.image_id, item.text, own, of_own)
-            for item, own, of_own in zip(group, found, vectors, strict=True)
-        ]
-
-    for rows in ahead(prepare, groups(plan.encode, every, every)):
-        with report.timed("store"):
-            table.append(text_table(rows, parts.encoder.dim))
-        done += len(rows)
-        progress("texts", done, total)
+                table.append(rows)
+        done += count
+        progress(stage, done, total)
 
 
 def sha256_of_item(corpus: Corpus, item: ImageItem) -> str:

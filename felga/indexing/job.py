@@ -34,7 +34,7 @@ from felga.indexing.building import (
     open_contract,
     write_errors,
 )
-from felga.indexing.encode import quarantine_reason, run_images, run_texts, sha256_of_item
+from felga.indexing.encode import Encoding, Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import (
@@ -74,6 +74,7 @@ def index(
     prune: bool = False,
     dry_run: bool = False,
     parts: Parts | None = None,
+    engine: Engine = LocalEngine,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Bring the index in ``out`` in line with ``corpus``: add, change, rename and remove what differs.
@@ -88,6 +89,7 @@ def index(
         prune: go ahead even if most of the index would be removed.
         dry_run: only report what would be done; nothing is written.
         parts: an encoder and proposers that exist already, made with the same ``options``; None: made here.
+        engine: encodes: here, or what :func:`felga.indexing.cluster.ray_engine` gives.
         progress: called with ``images``, ``texts`` or ``approximate``, how many are done, and of how many.
 
     Raises:
@@ -118,7 +120,10 @@ def index(
             folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
             asked = index, min_recall
-            _sync(corpus, listing, folder.path, contract, parts, report, fenet, asked, prune, progress)
+            encoding = engine(corpus, parts, report)
+            _sync(
+                corpus, listing, folder.path, contract, parts, encoding, report, fenet, asked, prune, progress
+            )
     return report
 
 
@@ -176,6 +181,7 @@ def _sync(
     folder: Path,
     contract: Contract,
     parts: Parts,
+    encoding: Encoding,
     report: Report,
     fenet: str | Path,
     asked: tuple[str | None, float | None],
@@ -192,8 +198,8 @@ def _sync(
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
     with shared_cores():
-        run_images(image_plan, corpus, images, parts, report, progress)
-        run_texts(text_plan, texts, parts, report, progress)
+        carry_out(image_plan, images, encoding.images, "images", report, progress)
+        carry_out(text_plan, texts, encoding.texts, "texts", report, progress)
     with report.timed("store"):
         for table in (images, texts):
             table.compact()
@@ -202,17 +208,9 @@ def _sync(
         errors = write_errors(folder, images, listing.bad)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
-            folder,
-            contract,
-            entry,
-            images,
-            texts,
-            errors,
-            installed,
-            encoder=parts.encoder.name,
-            before=before,
-            broken=broken,
-        )
+            folder, contract, entry, images, texts, errors, installed,
+            encoder=parts.encoder.name, before=before, broken=broken,
+        )  # fmt: skip
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts
     report.images.fragments, report.texts.fragments = manifest.images.fragments, manifest.texts.fragments

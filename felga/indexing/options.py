@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,7 @@ class Report:
     Attributes:
         examples: of a dry run, ``images`` and ``texts`` -> ``added``, ``changed``, ... -> the first few ids.
         seconds: ``decode``, ``proposals``, ``encoding``, ``keywords``, ``store`` (working time, summed over
-            threads) and ``total`` (wall time).
+            threads and workers) and ``total`` (wall time).
     """
 
     folder: Path
@@ -90,5 +90,10 @@ class Report:
         try:
             yield
         finally:
-            with self._lock:
-                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+            self.add({part: time.perf_counter() - start})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add what was timed elsewhere to ``seconds``."""
+        with self._lock:
+            for part, own in seconds.items():
+                self.seconds[part] = self.seconds.get(part, 0.0) + own

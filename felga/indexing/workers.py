@@ -38,14 +38,13 @@ def shared_cores() -> Iterator[None]:
         cv2.setNumThreads(cv2_threads)
 
 
-def ahead(work: Callable[[S], T], items: Iterator[S]) -> Iterator[T]:
+def ahead(work: Callable[[S], T], items: Iterator[S], threads: int) -> Iterator[T]:
     """An ordered, bounded parallel ``map``: a few items ahead, so that memory stays bounded.
 
     For :func:`shared_cores`; workers do not inherit torch's number of threads, which is each thread's own.
     """
     import torch
 
-    threads = workers()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting: deque[Future[T]] = deque()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -141,3 +142,24 @@ def test_two_hundred_captions_are_worth_a_fenet_and_fewer_are_not(toy, elsewhere
         (photos / f"{i:03d}.txt").write_text(f"number {i}\n")
     assert line in call(capsys, "index", photos, *TOY)[1]
     assert line not in call(capsys, "index", photos, *TOY)[1], "nothing new: nothing to say"
+
+
+def test_ray_that_is_not_installed_is_said(capsys, photos, elsewhere, toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not
+    _, err = call(capsys, "index", photos, *TOY, "--engine", "ray", code=5)
+    assert err.count("\n") == 1
+    assert "'ray', which is not installed: pip install 'felga[ray]'" in err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_address_without_ray_is_refused(capsys, photos, toy):
+    _, err = call(capsys, "index", photos, *TOY, "--address", "auto", code=2)
+    assert "--address needs --engine ray" in err
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:", "http://a:1"])
+def test_a_cluster_that_does_not_answer_is_said(capsys, photos, elsewhere, toy, address):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'felga[ray]'")
+    _, err = call(capsys, "index", photos, *TOY, "--engine", "ray", "--address", address, code=5)
+    assert f"Ray cannot be reached at {address}: " in err
+    assert list(elsewhere.iterdir()) == []
