@@ -59,7 +59,7 @@ class Engine:
     ) -> None:
         """As :meth:`open`, of an index that is open already."""
         self.index = index
-        self.root = Path(root) if root is not None else Path(index.manifest.corpus.root)
+        self.root: str | Path = index.manifest.corpus.root if root is None else Path(root)
         self._device = device
         self._lock, self._frozen_lock = threading.RLock(), threading.Lock()
         self._frozen: Engine | None = None

@@ -14,7 +14,7 @@ from felga.cli.locate import remember
 from felga.cli.output import echo, say
 from felga.cli.progress import progress
 from felga.errors import BadInputError, PartialFailure
-from felga.files import shown
+from felga.files import is_url, shown
 
 if TYPE_CHECKING:
     from felga.corpus.items import Corpus, Texts
@@ -26,8 +26,8 @@ ENOUGH, MOST = 200, 20_000
 CorpusName = Annotated[
     str | None,
     typer.Argument(
-        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; "
-        "parquet:SHARDS; or PLUGIN:ARGUMENT."
+        help="Folder of images, with captions in NAME.txt or metadata.jsonl; s3://BUCKET/PREFIX; "
+        "webdataset:SHARDS; parquet:SHARDS; or PLUGIN:ARGUMENT."
     ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
@@ -185,6 +185,8 @@ def _corpus(
     if images is not None or ids is not None:
         raise BadInputError("--images and --ids need --coco")
     assert named is not None
+    if is_url(named):
+        named = f"objects:{named}"
     folder = Path(named)
     family, colon, argument = named.partition(":")
     if colon and not folder.exists():

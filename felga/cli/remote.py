@@ -61,7 +61,7 @@ def query_image(asked: Asked, image: Path) -> Any:
     if exists(image):
         return image
     if (root := getattr(asked, "root", None)) is not None:
-        return indexed if exists(indexed := root / image) else image
+        return indexed if exists(indexed := Path(root) / image) else image
     from felga.client import Indexed
 
     return Indexed(os.fspath(image))
