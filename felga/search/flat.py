@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import faiss
 import numpy as np
@@ -59,9 +60,20 @@ class FlatSearcher:
             raise BadIndexError(
                 f"the FAISS files hold {len(self)} fragments, the manifest says {fragments}: index again"
             )
-        self._pieces = [_mapped(path, count, dim) for path, count in zip(paths, counts, strict=True)]
+        self._hold([_mapped(path, count, dim) for path, count in zip(paths, counts, strict=True)])
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> Self:
+        """A few vectors (n, dim) in memory, as they would be read from a file."""
+        made = cls([], vectors.shape[1], 0)
+        made._starts = np.array([0, len(vectors)], np.int64)
+        made._hold([torch.from_numpy(vectors.astype(np.float16))])
+        return made
+
+    def _hold(self, pieces: list[Tensor]) -> None:
+        self._pieces = pieces
         # Files do not align their numbers, and only bytes may lie anywhere without being copied first.
-        self._bytes = [piece.view(torch.uint8).numpy() for piece in self._pieces]
+        self._bytes = [piece.view(torch.uint8).numpy() for piece in pieces]
         self._local = threading.local()
 
     def __len__(self) -> int:
