@@ -102,10 +102,16 @@ class CandidateIndex(StoredIndex):
 
     def __init__(self, index: StoredIndex, images: Sequence[Fetched]) -> None:
         vars(self).update(vars(index))
+        self._whole = index
         vectors, offsets, extras = side_by_side(images)
         self.images = CandidateTable([image.row for image in images], offsets, extras)
         self.texts = CandidateTable([], np.zeros(1, np.int64), {})  # they are not in Milvus
         self.regions = FlatSearcher.of(vectors)
+
+    @property
+    def fenet(self) -> Any:
+        """That of the whole index, loaded there."""
+        return self._whole.fenet
 
     def close(self) -> None:
         """Nothing to release."""

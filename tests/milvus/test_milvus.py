@@ -55,6 +55,18 @@ def test_hits_are_those_of_the_index_to_the_bit(pair, query):
 
 
 @with_milvus
+def test_a_question_of_several_terms_is_encoded_with_the_fenet_of_milvus(pair, tmp_path, monkeypatch):
+    """Its sentence is in no cache, but its terms are, so that the FENet is not loaded for them."""
+    here, there = pair
+    monkeypatch.setenv("FELGA_CACHE", str(tmp_path / "empty"))
+    with connect(there.index.connection.place) as first:
+        first.search_all(["rocket", "cup"], 1)
+    with connect(there.index.connection.place) as fresh:
+        hits = fresh.search("rocket AND cup", 5)
+    assert hits == here.search("rocket AND cup", 5)
+
+
+@with_milvus
 def test_many_queries_at_once_are_each_as_alone(pair):
     here, there = pair
     queries = QUERIES * 5
