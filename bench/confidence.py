@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ from felga.proposals.inflection import singular
 from felga.search.confidence import Background, image_scores, sampled, share_reaching
 from felga.search.scoring import Extras
 from felga.store.pairs import features_of
-from felga.store.vocabulary import Vocabulary
+from felga.store.vocabulary import Vocabulary, words_of
 from felga.types import Embedding, Encoder, Floats, Rows, Vectors
 
 LANGUAGES = {
@@ -169,7 +170,7 @@ def queries_of(
     bank = embedding.keywords(encoder.encode_texts(bank_words()))
     extras = {"quality": own.region_quality, "whole": own.region_whole}
     whole = Collection(own.region_vectors, own.region_offsets, extras, own.contains, bank)  # type: ignore[arg-type]
-    vocabulary = Vocabulary(encoded.index.texts, encoded.manifest.contract.encoder)
+    vocabulary = Vocabulary(partial(words_of, encoded.index.texts), encoded.manifest.contract.encoder)
     return list(
         ask(
             whole.of(np.array(taken)), own.class_names, own.class_vectors,

@@ -21,7 +21,7 @@ from felga.asking import (
     check_queries,
 )
 from felga.errors import BadIndexError, BadInputError, NotFoundError
-from felga.files import canonical, shown
+from felga.files import canonical, is_url, shown
 from felga.indexing.parts import encoded_regions
 from felga.queries import ImageSource, Queries, decoded, inside, measured
 from felga.questions.answers import Answers, term_vectors
@@ -37,7 +37,7 @@ from felga.store.frozen import FrozenIndex
 from felga.store.hits import image_hits, keyword_concepts, text_hits
 from felga.store.manifest import Manifest, differences, summary
 from felga.store.stored import StoredIndex
-from felga.store.vocabulary import Vocabulary
+from felga.store.vocabulary import Vocabulary, words_of
 from felga.types import Box, Encoder, Flags, ImageHit, TextHit, Vectors
 
 
@@ -59,7 +59,8 @@ class Engine:
     ) -> None:
         """As :meth:`open`, of an index that is open already."""
         self.index = index
-        self.root = Path(root) if root is not None else Path(index.manifest.corpus.root)
+        root = index.manifest.corpus.root if root is None else root
+        self.root: str | Path = root if isinstance(root, str) and is_url(root) else Path(root)
         self._device = device
         self._lock, self._frozen_lock = threading.RLock(), threading.Lock()
         self._frozen: Engine | None = None
@@ -165,9 +166,7 @@ class Engine:
         check_queries(queries)
         how = Asking(**options)
         offsets, columns = self._once("image offsets", self.index.images.offsets), self._columns()
-        asked: Queries = self._once(
-            "queries", lambda: Queries(self.index, lambda: self.encoder, offsets, columns)
-        )
+        asked = self.queries()
         questions = [parse(query) for query in queries]
         alone = [question.wanted[0] for question in questions if question.alone]
         vectors = term_vectors(asked, alone)
@@ -232,10 +231,22 @@ class Engine:
         {'zerba': ['zebra']}
         """
         vocabulary: Vocabulary = self._once(
-            "vocabulary", lambda: Vocabulary(self.index.texts, self.manifest.contract.encoder)
+            "vocabulary", lambda: Vocabulary(self.keyword_words, self.manifest.contract.encoder)
         )
         found = [vocabulary.unknown(phrase) for phrase in parse(query).phrases]
         return {word: near for own in found for word, near in own.items()}
+
+    def keyword_words(self) -> frozenset[str]:
+        """The words of all keywords of the index."""
+        return words_of(self.index.texts)
+
+    def queries(self) -> Queries:
+        """Words as vectors, and how sure an answer to them is."""
+        offsets, columns = self._once("image offsets", self.index.images.offsets), self._columns()
+        made: Queries = self._once(
+            "queries", lambda: Queries(self.index, lambda: self.encoder, offsets, columns)
+        )
+        return made
 
     @property
     def encoder(self) -> Encoder:

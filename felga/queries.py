@@ -76,7 +76,7 @@ class Queries:
                 spans = [slice(*self._offsets[[at, at + 1]].tolist()) for at in images]
                 regions = [self._index.regions.vectors(span.start, span.stop) for span in spans]
                 self._background = Background(
-                    self._bank(),
+                    self.bank(),
                     np.concatenate(regions),
                     np.concatenate([[0], np.cumsum([len(own) for own in regions])]),
                     {
@@ -126,7 +126,7 @@ class Queries:
     def _text_offsets(self) -> Rows:
         return self._index.texts.offsets()
 
-    def _bank(self) -> Vectors:
+    def bank(self) -> Vectors:
         """(w, dim) of the words of the bank, from the cache where it has them."""
         words = bank_words()
         parts = [words[at : at + PART] for at in range(0, len(words), PART)]

@@ -131,6 +131,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.corpus.parquet:parquet",
             "parquet:FOLDER or parquet:DIR/{00000..00009}.parquet, shards of img2dataset",
         ),
+        "objects": Entry(
+            "felga.corpus.object_store:objects",
+            "objects:URL or just URL, such as s3://BUCKET/PREFIX: a folder on what fsspec opens",
+        ),
     },
 }
 

@@ -26,6 +26,7 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["queries"],
     ["questions"],
     ["engine"],
+    ["milvus"],
     ["survey"],
     ["client"],
     ["show"],

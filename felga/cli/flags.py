@@ -19,6 +19,9 @@ Pool: TypeAlias = Literal["roi", "crop"]
 INDEX_HELP = "Index folder. [default: $FELGA_INDEX, else the newest below indexes/, else the last one built]"
 
 Index = Annotated[Path | None, typer.Option(help=INDEX_HELP)]
+AnyIndex = Annotated[
+    str | None, typer.Option("--index", help=INDEX_HELP.replace("folder.", "folder, or milvus:URI."))
+]
 TopK = Annotated[int, typer.Option("--top", "-k", help="Number of hits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network, not even a model hub.")]

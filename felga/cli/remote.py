@@ -1,4 +1,4 @@
-"""Whom ``felga search`` and ``felga assign`` ask: an index on this machine, or a server."""
+"""Whom ``felga search`` and ``felga assign`` ask: an index on this machine or in Milvus, or a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from felga.cli.locate import find_index
+from felga.cli.locate import VARIABLE, find_index
 from felga.corpus.inside import exists
 from felga.errors import BadInputError
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from felga.engine import Engine
 
     Asked: TypeAlias = Engine | Client
-TOKEN = "FELGA_TOKEN"
+TOKEN, IN_MILVUS = "FELGA_TOKEN", "milvus:"
 
 
 @contextmanager
 def opened(
     server: str | None,
-    index: Path | None,
+    index: str | None,
     outputs: Outputs,
     *,
     device: str,
@@ -38,7 +38,15 @@ def opened(
         FelgaError: it cannot be opened, or does not answer.
     """
     if server is None:
-        folder = find_index(index)
+        named = index if index is not None else os.environ.get(VARIABLE, "")
+        if named.startswith(IN_MILVUS):
+            from felga.milvus.connection import Place
+            from felga.milvus.searching import MilvusEngine
+
+            with MilvusEngine.connect(named, device=device, root=root, encoder=encoder) as remote:
+                yield remote, str(Place.parse(named))
+            return
+        folder = find_index(None if index is None else Path(index))
         from felga.engine import Engine
 
         with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
@@ -61,7 +69,7 @@ def query_image(asked: Asked, image: Path) -> Any:
     if exists(image):
         return image
     if (root := getattr(asked, "root", None)) is not None:
-        return indexed if exists(indexed := root / image) else image
+        return indexed if exists(indexed := Path(root) / image) else image
     from felga.client import Indexed
 
     return Indexed(os.fspath(image))

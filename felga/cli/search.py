@@ -34,7 +34,7 @@ def search(
     query: Annotated[
         list[str] | None, typer.Argument(help='One query each: words, or "boat AND person NOT car".')
     ] = None,
-    index: flags.Index = None,
+    index: flags.AnyIndex = None,
     server: flags.Server = None,
     top: flags.TopK = 10,
     queries: Annotated[Path | None, typer.Option(help="File of queries, one per line.")] = None,
@@ -97,7 +97,7 @@ def assign(
         typer.Argument(help="A crop, or the image that --box is a part of, by its path or its id."),
     ],
     box: flags.BoxText = None,
-    index: flags.Index = None,
+    index: flags.AnyIndex = None,
     server: flags.Server = None,
     top: flags.TopK = 10,
     owner_score: flags.OwnerScore = "soft",

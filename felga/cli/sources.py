@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from felga.errors import BadInputError
+from felga.files import is_url
 
 if TYPE_CHECKING:
     from felga.corpus.items import Corpus, Texts
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 CorpusName = Annotated[
     str | None,
     typer.Argument(
-        help="Folder of images, with captions in NAME.txt or metadata.jsonl; webdataset:SHARDS; "
-        "parquet:SHARDS; or PLUGIN:ARGUMENT."
+        help="Folder of images, with captions in NAME.txt or metadata.jsonl; s3://BUCKET/PREFIX; "
+        "webdataset:SHARDS; parquet:SHARDS; or PLUGIN:ARGUMENT."
     ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="File of COCO image ids to use, one per line.")]
@@ -43,6 +44,8 @@ def corpus_of(
     if images is not None or ids is not None:
         raise BadInputError("--images and --ids need --coco")
     assert named is not None
+    if is_url(named):
+        named = f"objects:{named}"
     folder = Path(named)
     family, colon, argument = named.partition(":")
     if colon and not folder.exists():

@@ -9,11 +9,9 @@ import json
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from felga.corpus.items import path_fault, unicode_fault
-from felga.files import read_regular
 
 MAX_TEXT = 2**20  # bytes of a sidecar or of a row: more is no caption
 MAX_JSON = 2**24  # bytes of a json beside an image, which may hold more than a caption
@@ -36,15 +34,6 @@ class Row:
     captions: list[str]
 
 
-def read_sidecar(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, with or without a BOM.
-
-    Raises:
-        NoCaption: unreadable, larger than :data:`MAX_TEXT`, or not UTF-8.
-    """
-    return sidecar_captions(_bytes(path, MAX_TEXT))
-
-
 def sidecar_captions(data: bytes) -> list[str]:
     """The lines of a UTF-8 text, with or without a BOM.
 
@@ -52,15 +41,6 @@ def sidecar_captions(data: bytes) -> list[str]:
         NoCaption: not UTF-8.
     """
     return _text(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def read_json_sidecar(path: Path) -> list[str]:
-    """As :func:`json_captions`, of a file.
-
-    Raises:
-        NoCaption: unreadable, larger than :data:`MAX_JSON`, or as there.
-    """
-    return json_captions(_bytes(path, MAX_JSON))
 
 
 def json_captions(data: bytes) -> list[str]:
@@ -73,15 +53,15 @@ def json_captions(data: bytes) -> list[str]:
     return _captions(row) if isinstance(row, dict) else []
 
 
-def read_metadata_csv(path: Path) -> Iterator[tuple[int, Row | NoCaption]]:
-    """As :func:`read_metadata`, of a ``metadata.csv`` with the columns ``file_name`` and ``text``.
+def metadata_csv_rows(data: bytes) -> Iterator[tuple[int, Row | NoCaption]]:
+    """As :func:`metadata_rows`, of a ``metadata.csv`` with the columns ``file_name`` and ``text``.
 
     A row has the number of its last line; a field has at most 2**17 characters, as Python's csv reads.
 
     Raises:
-        NoCaption: unreadable, larger than :data:`MAX_METADATA`, or without these columns.
+        NoCaption: without these columns.
     """
-    data = _bytes(path, MAX_METADATA).removeprefix(codecs.BOM_UTF8)
+    data = data.removeprefix(codecs.BOM_UTF8)
     lines = csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
     header: list[str] | None = None
     while True:
@@ -106,15 +86,11 @@ def read_metadata_csv(path: Path) -> Iterator[tuple[int, Row | NoCaption]]:
         yield lines.line_num, row
 
 
-def read_metadata(path: Path) -> Iterator[tuple[int, Row | NoCaption]]:
+def metadata_rows(data: bytes) -> Iterator[tuple[int, Row | NoCaption]]:
     """The rows of a ``metadata.jsonl`` with their line numbers from 1; a malformed one comes as its reason.
 
     Only ``\\n`` ends a line: json strings may hold other line separators, such as U+2028.
-
-    Raises:
-        NoCaption: unreadable, or larger than :data:`MAX_METADATA`.
     """
-    data = _bytes(path, MAX_METADATA)
     for number, line in enumerate(io.BytesIO(data), 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -147,13 +123,6 @@ def load_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def _bytes(path: Path, limit: int) -> bytes:
-    try:
-        return read_regular(path, limit)
-    except OSError as error:
-        raise NoCaption(f"the file cannot be read: {error.strerror}") from error
 
 
 def _text(data: bytes) -> str:

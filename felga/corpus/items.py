@@ -30,8 +30,8 @@ class ImageItem:
         image_id: valid UTF-8, unique in the corpus.
         path: relative to the corpus's root; ``os.fsencode`` accepts it.
         size: bytes that :meth:`Corpus.read` returns; :data:`UNKNOWN` where only reading would tell.
-        mtime_ns: nanoseconds since the epoch, within int64. An image whose size and time are unchanged is
-            not read again.
+        mtime_ns: nanoseconds since the epoch, or another number that changes with the image, within int64. An
+            image whose size and time are unchanged is not read again.
     """
 
     image_id: str
@@ -79,7 +79,7 @@ class Corpus(Protocol):
 
     @property
     def root(self) -> str | Path:
-        """Absolute; the paths of images are relative to it."""
+        """An absolute path, or a URL; the paths of images are relative to it."""
         ...
 
     def settings(self) -> Mapping[str, Any]:

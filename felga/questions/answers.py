@@ -34,7 +34,7 @@ class Answers:
     """The images of an index, open to questions.
 
     Attributes:
-        root: the folder of the images.
+        root: the folder of the images, or its URL.
         offsets: (images + 1,) of the regions of images.
         extras: ``quality`` and ``whole`` of all regions.
         unknown: the words of a text that nothing knows.
@@ -43,7 +43,7 @@ class Answers:
     """
 
     index: StoredIndex
-    root: Path
+    root: str | Path
     offsets: Rows
     extras: Extras
     queries: Queries

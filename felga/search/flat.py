@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import faiss
 import numpy as np
@@ -68,6 +68,14 @@ class FlatSearcher:
             )
         self._pieces = [_mapped(path, count, dim) for path, count in zip(paths, counts, strict=True)]
         self._decoder = faiss.IndexScalarQuantizer(dim, _HALF, faiss.METRIC_INNER_PRODUCT)
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> Self:
+        """A few vectors (n, dim) in memory, as they would be read from a file."""
+        made = cls([], vectors.shape[1], 0)
+        made._starts = np.array([0, len(vectors)], np.int64)
+        made._pieces = [np.ascontiguousarray(vectors, np.float16).view(np.uint8)]
+        return made
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -65,7 +65,7 @@ class ImageFiles:
         if is_url(os.fsdecode(row["path"])):
             raise NotFoundError(f"the image {image_id!r} is at a URL, and not here")
         try:
-            root = self._engine.root.resolve()
+            root = Path(self._engine.root).resolve()
             path = (root / os.fsdecode(row["path"])).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
             raise NotFoundError(f"the file of {image_id!r} cannot be reached") from error

@@ -188,6 +188,12 @@ class StoredIndex:
             return self._fenet
 
     @property
+    def fenet_file(self) -> Path | None:
+        """The file of :attr:`fenet`."""
+        entry = self.manifest.fenet
+        return None if entry is None else self._native.path / entry.file
+
+    @property
     def embedding(self) -> Embedding:
         """From raw vectors to those that the searchers hold: the FENet, if there is one.
 

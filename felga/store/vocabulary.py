@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -26,9 +26,9 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 class Vocabulary:
     """The words of an index and of its encoder; lists are read when a word is not in those read before."""
 
-    def __init__(self, texts: OwnerTable, encoder: Mapping[str, Any]) -> None:
-        """Args: texts: the table with the keywords. encoder: the identity of the encoder."""
-        self._texts = texts
+    def __init__(self, keywords: Callable[[], frozenset[str]], encoder: Mapping[str, Any]) -> None:
+        """Args: keywords: reads :func:`words_of` an index. encoder: the identity of the encoder."""
+        self._read = keywords
         weights = encoder.get("weights")
         self._listed = isinstance(weights, Mapping) and MINILM in weights.values()
 
@@ -60,16 +60,21 @@ class Vocabulary:
 
     @cached_property
     def _keywords(self) -> frozenset[str]:
-        found: set[str] = set()
-        for batch in self._texts.batches(["keywords", "whole"], 8192):
-            keywords = {keyword for own in keywords_of(batch) for keyword in own}
-            found.update(_plain(word) for keyword in keywords for word in _WORD.findall(keyword))
-        return frozenset(found)
+        return self._read()
 
     @cached_property
     def _choices(self) -> list[str]:
         names = (_plain(word) for name in class_names() for word in _WORD.findall(name))
         return sorted({singular(word) for word in (*self._keywords, *names)})
+
+
+def words_of(texts: OwnerTable) -> frozenset[str]:
+    """The words of all keywords of a table."""
+    found: set[str] = set()
+    for batch in texts.batches(["keywords", "whole"], 8192):
+        keywords = {keyword for own in keywords_of(batch) for keyword in own}
+        found.update(_plain(word) for keyword in keywords for word in _WORD.findall(keyword))
+    return frozenset(found)
 
 
 def _plain(word: str) -> str:

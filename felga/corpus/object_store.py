@@ -1,0 +1,159 @@
+"""Images on object storage, with captions beside them: ``s3://BUCKET/PREFIX``, or what else fsspec opens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from felga.corpus.captioned import CaptionedFiles, id_of
+from felga.corpus.captions import NoCaption
+from felga.corpus.decode import MAX_BYTES, UnreadableImage
+from felga.corpus.items import UNKNOWN, BadItem, ImageItem, Texts
+from felga.errors import BadInputError, MissingError, NotFoundError, StorageError
+from felga.files import is_url, shown
+
+TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+"""What S3, Azure, Google, local files and memory call the time of an object; the first one known counts."""
+ETAGS = ("ETag", "etag")
+EXPECTED = "expected e.g. s3://BUCKET/PREFIX"
+
+
+def objects(argument: str, *, texts: Texts = "joined") -> ObjectCorpus:
+    """The corpus ``objects:URL``.
+
+    Raises:
+        BadInputError: it is no URL that fsspec knows.
+        MissingError: the package that opens it is not installed.
+    """
+    return ObjectCorpus(argument, texts)
+
+
+class ObjectCorpus(CaptionedFiles):
+    """All images below a URL; objects with a part of their name that starts with a dot are skipped.
+
+    One listing tells sizes, ETags and times; each image is one read, and so is each file of captions. Where a
+    service lists no state of an object (http), it is asked for each image. Where it does not say either, a
+    change that keeps the size is not noticed.
+    """
+
+    kind = "objects"
+
+    def __init__(self, url: str, texts: Texts = "joined") -> None:
+        super().__init__(texts)
+        if not is_url(url):
+            raise BadInputError(f"{shown(url)} is no URL of object storage: {EXPECTED}")
+        self.root: str = url.rstrip("/")
+        try:
+            self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        except ImportError as error:
+            raise MissingError(f"{shown(url)} cannot be opened: {error}") from error
+        except ValueError as error:
+            raise BadInputError(f"{shown(url)} cannot be opened ({error}): {EXPECTED}") from error
+        self._found: Mapping[str, Mapping[str, Any]] = {}
+
+    def read(self, item: ImageItem) -> bytes:
+        """The bytes of an image, in one read.
+
+        Raises:
+            UnreadableImage: it is gone, forbidden, empty or too large.
+            StorageError: the service does not answer; images are not to be blamed for that.
+        """
+        if item.size > MAX_BYTES:
+            raise UnreadableImage(f"{item.image_id} has {item.size} bytes, more than {MAX_BYTES}")
+        try:
+            data: bytes = self._fs.cat_file(self._place(item.path))
+        except (FileNotFoundError, PermissionError) as error:
+            raise UnreadableImage(f"{item.image_id} cannot be read: {_reason(error)}") from error
+        except Exception as error:  # services have errors of their own, and not all are of the system's kind
+            raise StorageError(
+                f"{self._place(item.path)} cannot be read ({_reason(error)}): nothing was lost, run again "
+                "once the service answers"
+            ) from error
+        if not data:
+            raise UnreadableImage(f"{item.image_id} is empty")
+        return data
+
+    def _files(self, bad: list[BadItem]) -> Iterator[str]:
+        """Lists everything below the URL.
+
+        Raises:
+            NotFoundError: there is nothing.
+            BadInputError: it cannot be listed, or is an object itself.
+        """
+        self._fs.invalidate_cache()
+        try:
+            listed: dict[str, dict[str, Any]] = self._fs.find(self._base, detail=True, **_strictly(self._fs))
+        except FileNotFoundError:
+            listed = {}
+        except Exception as error:  # as in `read`
+            raise BadInputError(
+                f"{shown(self.root)} cannot be listed ({_reason(error)}): check its name, the credentials "
+                "and the network"
+            ) from error
+        if not listed:
+            raise NotFoundError(f"there is nothing at {shown(self.root)}: {EXPECTED}")
+        base = self._base.rstrip("/")
+        if base in listed:
+            raise BadInputError(f"{shown(self.root)} is one object: name the prefix that images lie below")
+        below = ((name[len(base) + 1 :], about) for name, about in listed.items())
+        self._found = {path: about for path, about in below if "/." not in f"/{path}"}
+        return iter(self._found)
+
+    def _image(self, path: str, bad: list[BadItem]) -> ImageItem | None:
+        about, image_id = self._found[path], id_of(path)
+        if _state(about) is None:
+            try:
+                about = self._fs.info(self._place(path))
+            except Exception as error:  # as in `read`
+                bad.append(BadItem("image", image_id, image_id, f"it cannot be read: {_reason(error)}"))
+                return None
+        size = about.get("size")
+        return ImageItem(image_id, path, UNKNOWN if size is None else int(size), _state(about) or 0)
+
+    def _bytes(self, path: str, limit: int) -> bytes:
+        size = self._found[path].get("size")
+        if size is not None and size > limit:
+            raise NoCaption(f"the file cannot be read: {size} bytes exceed the limit of {limit}")
+        try:
+            data: bytes = self._fs.cat_file(self._place(path))
+        except Exception as error:  # as in `read`
+            raise NoCaption(f"the file cannot be read: {_reason(error)}") from error
+        return data
+
+    def _place(self, path: str) -> str:
+        return f"{self._base.rstrip('/')}/{path}"
+
+
+def _strictly(fs: AbstractFileSystem) -> dict[str, str]:
+    """What keeps fsspec, where it walks from folder to folder, from leaving out those that it cannot list."""
+    walking = AbstractFileSystem.find, AsyncFileSystem._find
+    return {"on_error": "raise"} if getattr(type(fs), "_find", type(fs).find) in walking else {}
+
+
+def _state(about: Mapping[str, Any]) -> int | None:
+    """A number that changes with an object: 62 bits of its ETag, else its time in ns; None: neither is known.
+
+    The ETag comes first: times of services are whole seconds, in which an object may change twice.
+    """
+    if etag := next((about[name] for name in ETAGS if about.get(name)), None):
+        return int.from_bytes(hashlib.sha256(str(etag).encode()).digest()[:8]) >> 2
+    time = next((about[name] for name in TIMES if about.get(name)), None)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    if isinstance(time, datetime):
+        time = time.timestamp()
+    return None if time is None else int(time * 1e9)
+
+
+def _reason(error: Exception) -> str:
+    """What a service said, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    text = " ".join(str(error).split())[:200].rstrip(". ")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
