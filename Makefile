@@ -23,6 +23,12 @@ bench: .venv/test runs/locust/bin/locust
 		--out bench/results/coco-mini-learned.json --tables bench/results/coco-mini-learned.md --figures runs/figures
 	$(BIN)/felga bench coco --root $(COCO) --regions graphseg+edgeboxes --no-quality --work runs/bench \
 		--out bench/results/coco-mini-unsupervised.json --tables bench/results/coco-mini-unsupervised.md
+	$(BIN)/felga bench coco --root $(COCO) --regions graphseg+edgeboxes --no-quality --no-whole --methods frozen,felga \
+		--recipe paper --set hidden=512 --work runs/bench \
+		--out bench/results/coco-mini-paper.json --tables bench/results/coco-mini-paper.md
+	$(BIN)/felga bench coco --root $(COCO) --regions graphseg+edgeboxes --no-quality --no-whole --methods frozen,felga \
+		--recipe paper+ --set hidden=512 --work runs/bench \
+		--out bench/results/coco-mini-paper-plus.json --tables bench/results/coco-mini-paper-plus.md
 	$(BIN)/python bench/indexing.py --corpus $(COCO)/train2017
 	$(BIN)/felga bench proposals --root $(COCO) --regions learned,graphseg+edgeboxes,selective-search,grid \
 		--out bench/results/proposals.json

@@ -19,6 +19,7 @@ from felga.corpus.coco import coco_files, read_coco, read_instances
 from felga.evaluation.proposal_recall import as_table, measure
 from felga.evaluation.results import commit, machine
 from felga.proposals.region_training import train_regions
+from felga.registry import make_regions
 
 EVERY = 4
 
@@ -52,7 +53,7 @@ def main() -> None:
         only = Path(folder, "instances.json")
         only.write_text(json.dumps(data))
         rows = [
-            measure(name, only, test.images, device="cpu").row()
+            measure(make_regions(name, device="cpu"), only, test.images).row()
             for name in (f"learned:{args.weights}", "learned", "graphseg+edgeboxes")
         ]
     rows[0]["proposer"] = "learned without these classes"

@@ -18,7 +18,7 @@ from felga.errors import BadInputError
 from felga.evaluation.localisation import pycocotools
 from felga.evaluation.results import commit, machine
 from felga.registry import make_regions
-from felga.types import Progress
+from felga.types import Progress, RegionProposer
 from felga.version import __version__
 
 AT = (10, 50, 100)
@@ -95,7 +95,9 @@ def bench_proposals(
     files = coco_files(root, split)
     ids = sorted(str(row["id"]) for row in read_coco(files.instances)["images"])[::every]
     rows = [
-        measure(name, files.instances, files.images, ids=ids, device=device, progress=progress).row()
+        measure(
+            make_regions(name, device=device), files.instances, files.images, ids=ids, progress=progress
+        ).row()
         for name in names
     ]
     return {
@@ -109,12 +111,11 @@ def bench_proposals(
 
 
 def measure(
-    name: str,
+    proposer: RegionProposer,
     instances: Path,
     images: Path,
     *,
     ids: Sequence[str] | None = None,
-    device: str = "auto",
     progress: Progress = lambda stage, done, total: None,
 ) -> Recall:
     """Recall of one proposer on a COCO split, by pycocotools.
@@ -123,7 +124,7 @@ def measure(
     measured on those.
 
     Args:
-        name: a region proposer of the registry.
+        proposer: what is measured, under its own name.
         instances: COCO's instances json.
         images: the folder of its images.
         ids: ids of the images to measure; images without a box are skipped. None: all.
@@ -139,7 +140,6 @@ def measure(
     rows = [row for row in data["images"] if str(row["id"]) in chosen]
     if not rows:
         raise BadInputError(f"{str(instances)!r} has no box in any of the chosen images")
-    proposer = make_regions(name, device=device)
     proposals, seconds = [], 0.0
     for done, row in enumerate(rows, 1):
         image = read_image(images / row["file_name"], str(row["id"]))
@@ -151,10 +151,10 @@ def measure(
             box = [x1, y1, x2 - x1, y2 - y1]
             # scored by rank, so that ties keep the proposer's order
             proposals.append({"image_id": row["id"], "category_id": 1, "bbox": box, "score": -rank})
-        progress(name, done, len(rows))
+        progress(proposer.name, done, len(rows))
     recalls = _recalls(data, rows, proposals)
     return Recall(
-        proposer=name,
+        proposer=proposer.name,
         settings=dict(proposer.settings()),
         recall={n: float(recalls[0, 0, i]) for i, n in enumerate(AT)},
         average={n: float(recalls[:, 0, i].mean()) for i, n in enumerate(AT)},

@@ -53,7 +53,13 @@ def found() -> Iterator[tuple[str, Path]]:
 
 
 class Learned:
-    """A trained region head on the maps of a frozen network; loaded on first use. Thread-safe."""
+    """A trained region head on the maps of a frozen network; loaded on first use. Thread-safe.
+
+    Attributes:
+        head_type: the head whose weights the file holds.
+    """
+
+    head_type: type[RegionHead] = RegionHead
 
     def __init__(self, path: Path, device: str, named: bool) -> None:
         self.name = f"learned:{path}" if named else "learned"
@@ -152,7 +158,7 @@ class Learned:
         with self._lock:
             arrays, _ = read_arrays(self._path, "regions")
             _ = self._about
-            head = RegionHead()
+            head = self.head_type()
             if not put_weights(head, arrays):
                 raise BadInputError(f"{shown(self._path)} holds no region head of this felga: train it again")
             return head.eval().requires_grad_(False).to(self._trunk.device)

@@ -84,14 +84,22 @@ class RegionHead(nn.Module):
         for fine in (1, 0):
             levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], scale_factor=2.0)
         rows = []
-        for level, (tower, stride) in enumerate(zip(self.towers, STRIDES, strict=True)):
-            found = self.out(tower(levels[level]))  # (b, 5, h, w)
+        for level, stride in enumerate(STRIDES):
+            found = self.predict(level, levels[level])
             sides = F.softplus(found[:, 1:] * self.scale[level] + 1) * stride
             rows.append(torch.cat([found[:, :1], sides], 1).flatten(2))
         joint = torch.cat(rows, 2).transpose(1, 2)  # (b, n, 5)
         height, width = (STRIDES[0] * size for size in maps[0].shape[2:])
         at = points_of(height, width).at.to(joint.device)
         return joint[..., 0], torch.cat([at - joint[..., 1:3], at + joint[..., 3:]], -1)
+
+    def predict(self, level: int, features: Tensor) -> Tensor:
+        """The outputs of one level: (b, width, h, w) -> (b, 5, h, w), the logit of the IoU and the raw sides.
+
+        Both come from one tower (bench/region_trunks.py measures two).
+        """
+        found: Tensor = self.out(self.towers[level](features))
+        return found
 
 
 def weights_of(head: RegionHead) -> dict[str, npt.NDArray[np.float16]]:

@@ -68,7 +68,7 @@ def train_regions(
         DivergedError: the loss is not finite.
         StorageError: the disk is full.
     """
-    rows, boxes = _to_learn(instances, classes, leave_out)
+    rows, boxes = to_learn(instances, classes, leave_out)
     origin: dict[str, Any] = {"supervision": supervision, "instances": sha256_file(instances)}
     origin |= {"images": len(rows), "boxes": sum(len(own.objects) for own in boxes.values())}
     origin |= {"classes": None if classes is None else sorted(classes), "epochs": epochs, "seed": seed}
@@ -84,7 +84,8 @@ def train_regions(
             [(str(row["id"]), images / row["file_name"]) for row in rows], pick_device(device), progress
         )
         with torch.random.fork_rng(devices=[]):
-            run = _Run(views, boxes, epochs, seed)
+            torch.manual_seed(seed)
+            run = Training(views, boxes, RegionHead(), epochs, seed)
             run.restore(work / "state.safetensors", origin)
             while run.epoch < epochs:
                 run.one_epoch(progress)
@@ -93,10 +94,10 @@ def train_regions(
         shutil.rmtree(work)
 
 
-def _to_learn(
-    instances: Path, classes: Sequence[str] | None, leave_out: tuple[int, int] | None
+def to_learn(
+    instances: Path, classes: Sequence[str] | None = None, leave_out: tuple[int, int] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Objects]]:
-    """The rows of the images, by id, and their boxes."""
+    """The rows of the images, ordered by id, and the boxes of each; arguments of :func:`train_regions`."""
     truth = read_instances(instances)
     if unknown := sorted(set(classes or ()) - set(truth.categories.values())):
         raise BadInputError(f"{shown(instances)} has no class {unknown[0]!r}")
@@ -111,16 +112,23 @@ def _to_learn(
     return rows, boxes
 
 
-class _Run:
-    """The state of a training, on the CPU: the head is small."""
+class Training:
+    """The state of a training, on the CPU: the head is small.
 
-    def __init__(self, views: Views, boxes: Mapping[str, Objects], epochs: int, seed: int) -> None:
-        torch.manual_seed(seed)
+    Attributes:
+        head: in training.
+        average: the moving average of its weights, which is what is written.
+        epoch: how many are done.
+    """
+
+    def __init__(
+        self, views: Views, boxes: Mapping[str, Objects], head: RegionHead, epochs: int, seed: int
+    ) -> None:
         self.views, self.boxes, self.seed = views, boxes, seed
         self.epoch = 0
         self.steps = max(1, len(views.views) // BATCH)
         self.all_steps = epochs * self.steps
-        self.head = RegionHead().to(memory_format=torch.channels_last)
+        self.head = head.to(memory_format=torch.channels_last)
         self.average = deepcopy(self.head).eval()
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
         for weight in self.head.parameters():  # made here: a resumed step is no first step
@@ -128,6 +136,7 @@ class _Run:
             self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
 
     def one_epoch(self, progress: Progress) -> None:
+        """Every view once, in an order that depends on seed and epoch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.views.views))
         self.head.train()
         for step in range(self.steps):

@@ -26,6 +26,7 @@ from felga.fenet.packaged import packaged
 from felga.indexing import Options
 from felga.indexing.job import apply_fenet
 from felga.indexing.parts import Parts
+from felga.registry import make_regions
 from felga.types import FeatureEncoder
 from tests.cli.calls import call
 from tests.made import CHEAP, toy_module
@@ -322,13 +323,10 @@ def iou(a, b):
 
 def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
     """COCO's recall is that of a greedy matching; with boxes far apart it is a plain best overlap."""
-    from felga.corpus.decode import read_image
-    from felga.registry import make_regions
-
     files = coco_files(coco, "val2017")
-    found = measure("graphseg+edgeboxes", files.instances, files.images, device="cpu")
-    data = json.loads(files.instances.read_text())
     proposer = make_regions("graphseg+edgeboxes")
+    found = measure(proposer, files.instances, files.images)
+    data = json.loads(files.instances.read_text())
     best = []
     for row in data["images"]:
         image = read_image(files.images / row["file_name"], "")
@@ -359,18 +357,18 @@ def test_recall_of_proposals_against_a_loop(coco, capsys, tmp_path):
 
 def test_given_boxes_are_recalled_whole(coco):
     files = coco_files(coco, "val2017")
-    found = measure(f"boxes:{files.instances}", files.instances, files.images)
+    found = measure(make_regions(f"boxes:{files.instances}"), files.instances, files.images)
     assert found.recall[10] == found.average[100] == 1.0
 
 
 def test_a_proposer_of_nothing_recalls_nothing(coco, tmp_path):
     files = coco_files(coco, "val2017")
     (tmp_path / "none.json").write_text("{}")
-    nothing = measure(f"boxes:{tmp_path}/none.json", files.instances, files.images)
+    nothing = measure(make_regions(f"boxes:{tmp_path}/none.json"), files.instances, files.images)
     assert nothing.recall == nothing.average == {10: 0.0, 50: 0.0, 100: 0.0}
     assert nothing.proposals_per_image == 0
     row = json.loads(json.dumps(nothing.row(), allow_nan=False))
-    everything = measure(f"boxes:{files.instances}", files.instances, files.images).row()
+    everything = measure(make_regions(f"boxes:{files.instances}"), files.instances, files.images).row()
     assert row.keys() == everything.keys()
     assert {row[f"AR@100 {size}"] for size in ("small", "medium", "large")} <= {0.0, None}
 

@@ -15,7 +15,8 @@ from felga.errors import BadInputError, NotFoundError
 from felga.models.arrays import read_arrays, write_arrays
 from felga.models.efficientnet import shared_trunk
 from felga.proposals import learned as module
-from felga.proposals.learned import PACKAGED, learned
+from felga.proposals.learned import PACKAGED, Learned, learned
+from felga.proposals.region_head import RegionHead, weights_of
 from felga.proposals.region_training import train_regions
 from felga.registry import make_encoder
 from felga.testing import ProposerContract
@@ -176,6 +177,25 @@ def test_what_cannot_be_learned_from_is_refused(boxes_to_learn, tmp_path):
     with pytest.raises(NotFoundError):
         train_regions(tmp_path / "no.json", tmp_path, tmp_path / "x", supervision="", device="cpu")
     assert not list(tmp_path.iterdir())
+
+
+class SmallHead(RegionHead):
+    def __init__(self):
+        super().__init__(width=8, depth=0)
+
+
+class SmallLearned(Learned):
+    head_type = SmallHead
+
+
+def test_a_subclass_with_a_head_of_its_own_proposes_by_it(tmp_path):
+    file = tmp_path / "small.safetensors"
+    torch.manual_seed(0)
+    write_arrays(file, "regions", weights_of(SmallHead()), read_arrays(PACKAGED, "regions")[1])
+    (regions,) = SmallLearned(file, "cpu", named=True).propose(IMAGES[:1], 5)
+    assert len(regions) == 5
+    with pytest.raises(BadInputError, match="holds no region head"):
+        learned(str(file), device="cpu").propose(IMAGES[:1], 5)
 
 
 def test_weights_that_are_no_region_head_are_refused(tmp_path):
