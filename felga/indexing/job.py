@@ -119,8 +119,7 @@ def index(
             stack.enter_context(storage_errors(out))
             folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
-            asked = index, min_recall
-            encoding = engine(corpus, parts, report)
+            encoding, asked = engine(corpus, parts, report), (index, min_recall)
             _sync(
                 corpus, listing, folder.path, contract, parts, encoding, report, fenet, asked, prune, progress
             )
