@@ -103,8 +103,7 @@ def index(
         from felga.corpus.folder import FolderCorpus
 
         corpus = FolderCorpus(corpus)
-    out, options = Path(out), options or Options()
-    report = Report(out)
+    out, options, report = Path(out), options or Options(), Report(Path(out))
     with report.timed("total"):
         parts = parts or Parts.make(options)
         contract = parts.contract()
