@@ -11,6 +11,9 @@ from PIL import Image
 
 from felga.engine import Engine
 from felga.registry import make_encoder
+from felga.store.export import export_clip_retrieval
+from felga.store.stored import StoredIndex
+from felga.store.verify import verify
 from tests.cli.calls import call
 from tests.made import CHEAP, run, write
 
@@ -21,10 +24,6 @@ def read(folder, name):
 
 @pytest.fixture(scope="module")
 def exported(demo, tmp_path_factory):
-    from felga.store.export import export_clip_retrieval
-    from felga.store.stored import StoredIndex
-from felga.store.verify import verify
-
     folder = tmp_path_factory.mktemp("exported")
     with StoredIndex.open(demo[0]) as stored:
         export_clip_retrieval(stored, folder, demo[1].folder)
