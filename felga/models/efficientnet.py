@@ -110,12 +110,13 @@ class Trunk:
                     levels, last = forward(module, inputs)
                 return [*levels, last]
 
-            self._module, self._forward = module, eager
+            run: Run = eager
             if self.device.type == "cpu":
                 try:
-                    self._forward = verified(module, STRIDES, eager)
+                    run = verified(module, STRIDES, eager)
                 except UnusableError as error:
                     warnings.warn(f"images take twice as long: {error}", stacklevel=2)
+            self._module, self._forward = module, run
         return self._module, self._forward
 
     def settings(self) -> dict[str, Any]:
