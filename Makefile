@@ -47,6 +47,8 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/python bench/serving.py --corpus $(COCO)/val2017 --locust runs/locust/bin/locust
 	$(BIN)/python bench/duplicates.py --root $(COCO)
 	$(BIN)/python bench/evaluator.py
+	$(PYTHON) -m venv runs/lancedb && runs/lancedb/bin/pip install --quiet lancedb numpy pyarrow
+	$(BIN)/python bench/speed.py --lancedb runs/lancedb/bin/python
 	$(BIN)/python bench/environment.py
 	$(BIN)/python bench/readme.py
 

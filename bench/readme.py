@@ -14,6 +14,7 @@ from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
 from readme_questions import questions
+from readme_speed import search
 
 
 def summary() -> list[str]:
@@ -266,6 +267,7 @@ def measured() -> list[str]:
         confidence,
         questions,
         recipes,
+        search,
         indexing,
         startup,
         serving,
