@@ -7,9 +7,8 @@ there and continues with the same chunks, so that the outcome is the same to the
 Memory: at most ``workers * group`` decoded images (with a GPU two groups more), the vectors and features of
 one chunk, and one piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048
 pixels long (12.6 MB), but a format that cannot be downscaled while decoding is held at full size first: up to
-``max_megapixels`` times 3 to 12 bytes. In addition listing and plan: less than 200 bytes per
-image, and of a text its words; with the checks and the commit, and what Lance reads ahead, a sync takes some
-360 bytes per owner, a first run 720 (bench/owners_memory.py).
+``max_megapixels`` times 3 to 12 bytes. In addition listing and plan: less than 200 bytes per image, and of a
+text its words. As a whole a sync takes some 360 bytes per owner, a first run 720 (bench/owners_memory.py).
 """
 
 from __future__ import annotations
