@@ -34,7 +34,7 @@ from felga.indexing.building import (
     open_contract,
     write_errors,
 )
-from felga.indexing.encode import Encoding, Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
+from felga.indexing.encode import Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import Known, Plan, check_removals, image_rules, make_plan, text_rules
@@ -115,9 +115,8 @@ def index(
             folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
             asked = index, min_recall
-            encoding = engine(corpus, parts, report)
             _sync(
-                corpus, listing, folder.path, contract, parts, encoding, report, fenet, asked, prune, progress
+                corpus, listing, folder.path, contract, parts, engine, report, fenet, asked, prune, progress
             )
     return report
 
@@ -176,7 +175,7 @@ def _sync(
     folder: Path,
     contract: Contract,
     parts: Parts,
-    encoding: Encoding,
+    engine: Engine,
     report: Report,
     fenet: str | Path,
     asked: tuple[str | None, float | None],
@@ -192,6 +191,7 @@ def _sync(
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
+    encoding = engine(corpus, parts, report)
     carry_out(image_plan, images, encoding.images, "images", report, progress)
     carry_out(text_plan, texts, encoding.texts, "texts", report, progress)
     with report.timed("store"):
