@@ -34,7 +34,7 @@ from felga.indexing.building import (
     open_contract,
     write_errors,
 )
-from felga.indexing.encode import Encoding, Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
+from felga.indexing.encode import Engine, LocalEngine, carry_out, quarantine_reason, sha256_of_item
 from felga.indexing.options import Options, Report
 from felga.indexing.parts import Parts
 from felga.indexing.plan import (
@@ -118,9 +118,9 @@ def index(
             stack.enter_context(storage_errors(out))
             folder = make_folder(out)
             stack.enter_context(sole_writer(folder.path))
-            encoding, asked = engine(corpus, parts, report), (index, min_recall)
+            asked = index, min_recall
             _sync(
-                corpus, listing, folder.path, contract, parts, encoding, report, fenet, asked, prune, progress
+                corpus, listing, folder.path, contract, parts, engine, report, fenet, asked, prune, progress
             )
     return report
 
@@ -179,7 +179,7 @@ def _sync(
     folder: Path,
     contract: Contract,
     parts: Parts,
-    encoding: Encoding,
+    engine: Engine,
     report: Report,
     fenet: str | Path,
     asked: tuple[str | None, float | None],
@@ -195,6 +195,7 @@ def _sync(
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
     image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
+    encoding = engine(corpus, parts, report)
     with shared_cores():
         carry_out(image_plan, images, encoding.images, "images", report, progress)
         carry_out(text_plan, texts, encoding.texts, "texts", report, progress)
