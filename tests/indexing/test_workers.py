@@ -57,9 +57,9 @@ def test_torchs_threads_are_one_while_it_runs_and_what_they_were_afterwards():
     torch.set_num_threads(3)
     try:
         with shared_cores():
-            assert list(ahead(lambda _: torch.get_num_threads(), iter(range(4)))) == [1] * 4
+            assert list(ahead(lambda _: torch.get_num_threads(), iter(range(4)), 2)) == [1] * 4
             with pytest.raises(ZeroDivisionError):
-                list(ahead(lambda one: 1 // one, iter([1, 0])))
+                list(ahead(lambda one: 1 // one, iter([1, 0]), 2))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
