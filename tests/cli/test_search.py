@@ -197,5 +197,5 @@ def test_idle_threads_sleep_during_a_query_unless_the_user_decides(tmp_path, mon
         if chosen:
             monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
         with pytest.raises(NotFoundError):
-            command(argument, index=tmp_path / "none")
+            command(argument, index=str(tmp_path / "none"))
         assert os.environ["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")
