@@ -88,6 +88,10 @@ def write_approximate(
     lists = 0 if ivf is None else int(ivf.nlist)
     if ivf is not None:
         ivf.cp.niter, ivf.cp.max_points_per_centroid, ivf.cp.seed = ROUNDS, POINTS, SEED
+    for part in (made, ivf):  # recall is measured, so FAISS need not warn of few points on stderr
+        for quantizer in (part, getattr(part, "pq", None)):
+            if hasattr(quantizer, "cp"):
+                quantizer.cp.min_points_per_centroid = 1
     if not made.is_trained:
         wanted = min(len(flat), max(FEWEST, POINTS * lists))
         sample = np.linspace(0, len(flat) - 1, wanted).astype(np.int64)
@@ -187,7 +191,7 @@ def depths(searcher: ApproximateSearcher, fragments: int) -> list[Depth]:
     name, most = searcher.effort
     efforts, each = [0], 0.0  # how many, and the cost of one
     if name == "nprobe":
-        efforts, each = sorted({max(1, most >> shift) for shift in range(1, 8)}), fragments / most
+        efforts, each = sorted({max(1, most >> shift) for shift in range(8)}), fragments / most
     elif name == "efSearch":
         efforts, each = [64 << shift for shift in range(6)], 16.0
     tried = [Depth(effort, fetch) for effort in efforts for fetch in (10, 30, 90, 270)]
