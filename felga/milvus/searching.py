@@ -31,13 +31,13 @@ from felga.questions.answers import term_vectors
 from felga.questions.grammar import parse
 from felga.registry import make_encoder
 from felga.search.confidence import Background
-from felga.search.owners import SLACK
 from felga.store.manifest import parse_manifest
 from felga.store.stored import StoredIndex
 from felga.types import Box, ImageHit, TextHit, Vectors
 
 FETCH, LEAST = 10, 64  # regions asked for first: for each image wanted, and at least
 DEEPER = 4  # times as many are asked for next
+SLACK = 1e-5  # how far two float32 sums of the same cosine may lie apart, generously
 SEVERAL = 10  # times as many images of each term, for questions of several terms
 TOGETHER = 16  # questions that are answered together
 NO_ASSIGN = "captions are not exported to Milvus: ask the index itself, or `felga serve`"
@@ -224,8 +224,7 @@ class MilvusEngine(Engine):
             small = _Around(self, [known[position] for position in sorted(known)], vectors)
             ranked = small.ranked(k, how)
             if limit == MOST or all(
-                len(own) < limit
-                or (len(best) == k and best[-1].score > float(own[-1]["distance"]) + float(SLACK))
+                len(own) < limit or (len(best) == k and best[-1].score > float(own[-1]["distance"]) + SLACK)
                 for own, best in zip(found, ranked, strict=True)
             ):
                 return small

@@ -90,8 +90,8 @@ def write_approximate(
         ivf.cp.niter, ivf.cp.max_points_per_centroid, ivf.cp.seed = ROUNDS, POINTS, SEED
     for part in (made, ivf):  # recall is measured, so FAISS need not warn of few points on stderr
         for quantizer in (part, getattr(part, "pq", None)):
-            if hasattr(quantizer, "cp"):
-                quantizer.cp.min_points_per_centroid = 1
+            if (clustering := getattr(quantizer, "cp", None)) is not None:
+                clustering.min_points_per_centroid = 1
     if not made.is_trained:
         wanted = min(len(flat), max(FEWEST, POINTS * lists))
         sample = np.linspace(0, len(flat) - 1, wanted).astype(np.int64)

@@ -18,7 +18,6 @@ from felga.search.segments import ranges
 from felga.search.threads import for_each
 from felga.types import Flags, Rows, Scores, Vectors
 
-SLACK = np.float32(1e-5)  # how far two float32 sums of the same cosine may lie apart, generously
 BLOCK, PRODUCTS = 16_384, 262_144  # fragments of a block, and products of it with all queries, at most
 PART = 64  # owners that are looked at together for the best ones
 TOGETHER = 64  # queries that one pass answers: (64, owners) scores are kept
@@ -178,19 +177,19 @@ class _Search:
         if self.allowed is not None:
             rows = rows[self.allowed[rows]]
         rows = np.sort(rows)  # they are read in the order in which they lie
-        products = self.searcher.take(rows) @ query
+        products = self.searcher.products_of(query, rows)
         positions, first = np.unique(np.searchsorted(self.offsets, rows, side="right") - 1, return_index=True)
         if not len(positions):
             return []
-        highest = np.maximum.reduceat(products, first) + SLACK
+        highest = np.maximum.reduceat(products, first) + np.float32(self.searcher.error(query[None]))
         highest = self.rule.bound(self.scorer.bound(highest), highest)
         order = np.argsort(-highest, kind="stable")
         kept: list[Owner] = []
         best = np.empty(0)
-        for start in range(0, len(order), 4 * k):
+        for start in range(0, len(order), 2 * k):
             if len(best) == k and highest[order[start]] < best[0]:
                 break
-            kept += self.owners(positions[order[start : start + 4 * k]], query)
+            kept += self.owners(positions[order[start : start + 2 * k]], query)
             best = np.sort([owner.score for owner in kept])[-k:]
         return kept
 

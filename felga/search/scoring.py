@@ -35,6 +35,10 @@ class Searcher(Protocol):
         """
         ...
 
+    def products_of(self, query: Vectors, rows: Rows) -> Scores:
+        """(n,) float32 of some fragments with a query (dim,), as :meth:`products`."""
+        ...
+
     def error(self, queries: Vectors) -> float:
         """How far :meth:`products` with these queries may lie from :func:`inner_products`, at most."""
         ...

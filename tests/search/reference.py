@@ -72,6 +72,9 @@ class Loop:
     def products(self, queries, start, stop):
         return self._vectors[start:stop] @ queries.T
 
+    def products_of(self, query, rows):
+        return self._vectors[rows] @ query
+
     def error(self, queries):
         return 1e-6
 
