@@ -33,6 +33,7 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/felga bench proposals --root $(COCO) --regions learned,graphseg+edgeboxes,selective-search,grid \
 		--out bench/results/proposals.json
 	$(BIN)/python bench/unseen_classes.py --root $(COCO)
+	$(BIN)/python bench/region_trunks.py --root $(COCO)
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
 	$(BIN)/python bench/assignment_score.py --root $(COCO)
 	$(BIN)/python bench/confidence.py --root $(COCO)

@@ -12,7 +12,18 @@ from collections.abc import Callable
 
 from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
-from readme_quality import ROOT, TASKS, answers, fits, load, percent, quality, quality_weight, text_weight
+from readme_quality import (
+    ROOT,
+    TASKS,
+    answers,
+    fits,
+    load,
+    percent,
+    quality,
+    quality_weight,
+    region_trunks,
+    text_weight,
+)
 from readme_questions import questions
 from readme_speed import search
 
@@ -273,6 +284,7 @@ def measured() -> list[str]:
         serving,
         evaluator,
         proposals,
+        region_trunks,
         pooling,
         duplicates,
         concepts,

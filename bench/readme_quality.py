@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,48 @@ def paper_recipes() -> list[str]:
         "```",
         "",
     ]
+
+
+TRUNK_MEASURES = {
+    "recall@10": "recall@10",
+    "recall@50": "@50",
+    "recall@100": "@100",
+    "box_fits": "box fits",
+    "ap": "AP",
+    "ap50": "AP@50",
+    "grounding": "phrase grounding",
+    "discovery": "mAP of discovery",
+}
+
+
+def region_trunks() -> list[str]:
+    """The IoU of regions from the trunk of their boxes, or from one of its own."""
+    found = load("region_trunks")
+    one, two = (found["results"][name] for name in ("one", "two"))
+    seconds = [
+        statistics.fmean(seed["cpu_seconds"] for seed in entry["seeds"].values()) for entry in (one, two)
+    ]
+    lines = [
+        "## IoU and box: one trunk or two",
+        "",
+        f"The head of `learned` gives the box of a region and its IoU from the same convolutions ({one['weights']:,} weights;"
+        f" {seconds[0] / 60:.0f} CPU minutes a training). Beside it, one with a tower of its own for the IoU"
+        f" ({two['weights']:,}; {seconds[1] / 60:.0f}). Both saw the boxes of {found['images']['trained']:,} images of train2017,"
+        f" without class names, {found['steps']:,} steps, mean of seeds {', '.join(one['seeds'])} ± standard deviation, in %"
+        " (`python bench/region_trunks.py`). Meaning is that of the frozen encoder, so it shares nothing with the IoU in either:"
+        " ObjEmbed's two tokens, for meaning and for IoU, are apart here from the start. Columns but recall count meaning and"
+        " quality, as `felga bench coco` does in its rows *quality*.",
+        "",
+        "| judged on | trunks | " + " | ".join(TRUNK_MEASURES.values()) + " |",
+        "|---|---|" + "--:|" * len(TRUNK_MEASURES),
+    ]
+    judges = (("train2017", "held-out images of train2017"), ("val2017", "val2017, nothing chosen on it"))
+    for split, label in judges:
+        for name, entry in (("one", one), ("two", two)):
+            mean = entry["mean"][split]
+            cells = (f"{mean[key]['mean']:.1f} ± {mean[key]['std']:.1f}" for key in TRUNK_MEASURES)
+            lines.append(f"| {found['images'][split]} {label} | {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def answers() -> list[str]:
