@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -67,14 +67,9 @@ class ObjectCorpus(CaptionedFiles):
         if item.size > MAX_BYTES:
             raise UnreadableImage(f"{item.image_id} has {item.size} bytes, more than {MAX_BYTES}")
         try:
-            data: bytes = self._fs.cat_file(self._place(item.path))
+            data = self._fetched(item.path)
         except (FileNotFoundError, PermissionError) as error:
             raise UnreadableImage(f"{item.image_id} cannot be read: {_reason(error)}") from error
-        except Exception as error:  # services have errors of their own, and not all are of the system's kind
-            raise StorageError(
-                f"{self._place(item.path)} cannot be read ({_reason(error)}): nothing was lost, run again "
-                "once the service answers"
-            ) from error
         if not data:
             raise UnreadableImage(f"{item.image_id} is empty")
         return data
@@ -91,7 +86,7 @@ class ObjectCorpus(CaptionedFiles):
             listed: dict[str, dict[str, Any]] = self._fs.find(self._base, detail=True, **_strictly(self._fs))
         except FileNotFoundError:
             listed = {}
-        except Exception as error:  # as in `read`
+        except Exception as error:  # as in `_asked`
             raise BadInputError(
                 f"{shown(self.root)} cannot be listed ({_reason(error)}): check its name, the credentials "
                 "and the network"
@@ -109,8 +104,8 @@ class ObjectCorpus(CaptionedFiles):
         about, image_id = self._found[path], id_of(path)
         if _state(about) is None:
             try:
-                about = self._fs.info(self._place(path))
-            except Exception as error:  # as in `read`
+                about = self._asked(self._fs.info, path)
+            except (FileNotFoundError, PermissionError) as error:
                 bad.append(BadItem("image", image_id, image_id, f"it cannot be read: {_reason(error)}"))
                 return None
         size = about.get("size")
@@ -121,10 +116,30 @@ class ObjectCorpus(CaptionedFiles):
         if size is not None and size > limit:
             raise NoCaption(f"the file cannot be read: {size} bytes exceed the limit of {limit}")
         try:
-            data: bytes = self._fs.cat_file(self._place(path))
-        except Exception as error:  # as in `read`
+            return self._fetched(path)
+        except (FileNotFoundError, PermissionError) as error:
             raise NoCaption(f"the file cannot be read: {_reason(error)}") from error
+
+    def _fetched(self, path: str) -> bytes:
+        data: bytes = self._asked(self._fs.cat_file, path)
         return data
+
+    def _asked(self, call: Callable[[str], Any], path: str) -> Any:
+        """What the service says of an object.
+
+        Raises:
+            FileNotFoundError, PermissionError: it is gone or forbidden.
+            StorageError: the service does not answer; no object is to be blamed for that.
+        """
+        try:
+            return call(self._place(path))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # services have errors of their own, and not all are of the system's kind
+            raise StorageError(
+                f"{self._place(path)} cannot be read ({_reason(error)}): nothing was lost, run again once "
+                "the service answers"
+            ) from error
 
     def _place(self, path: str) -> str:
         return f"{self._base.rstrip('/')}/{path}"
