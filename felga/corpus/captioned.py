@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from felga.files import shown
 METADATA, METADATA_CSV = "metadata.jsonl", "metadata.csv"
 
 
-class CaptionedFiles:
+class CaptionedFiles(ABC):
     """All images among some files, and the captions that lie beside them.
 
     Captions: ``NAME.txt`` or ``NAME.caption`` beside ``NAME.jpg``, one per line; or ``metadata.jsonl`` in any
@@ -57,21 +58,21 @@ class CaptionedFiles:
         """How captions become texts."""
         return {"texts": self._texts}
 
+    @abstractmethod
     def _files(self, bad: list[BadItem]) -> Iterator[str]:
         """Paths of all files relative to the root, with ``/``, without hidden ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _image(self, path: str, bad: list[BadItem]) -> ImageItem | None:
         """One of these files as an image, unopened; None, with a bad item, where it cannot be one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _bytes(self, path: str, limit: int) -> bytes:
         """What one of these files holds.
 
         Raises:
             NoCaption: it cannot be read, or exceeds ``limit`` bytes.
         """
-        raise NotImplementedError
 
     def scan(self) -> Listing:
         """List the files, in the order of the names' UTF-8 bytes."""
