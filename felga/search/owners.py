@@ -240,8 +240,8 @@ class _Search:
         columns = {name: column[rows] for name, column in self.extras.items()}
         scores = self.scorer.score(products.T, columns).T
         if self.allowed is not None:
-            scores = scores.copy() if scores is products else scores
-            scores[~self.allowed[rows]] = -np.inf
+            counts = self.allowed[rows].reshape(-1, *[1] * (scores.ndim - 1))
+            scores = np.where(counts, scores, np.float32(-np.inf))
         return scores, self.rule.score(scores, products, offsets, columns)
 
 

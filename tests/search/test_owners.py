@@ -190,6 +190,16 @@ def test_the_best_fragments_are_those_of_a_loop(tmp_path):
     assert len(best_fragments(build(tmp_path, vectors[:3], 2), query, 5)) == 3
 
 
+def test_fragments_that_do_not_count_keep_their_products(tmp_path):
+    rng = np.random.default_rng(3)
+    vectors, allowed = unit(rng, 30), rng.random(30) < 0.5
+    (owners,) = best_owners(build(tmp_path, vectors), np.arange(0, 31, 3), vectors[:1], 10, allowed)
+    for owner in owners:
+        own = slice(3 * owner.position, 3 * owner.position + 3)
+        np.testing.assert_allclose(owner.products, vectors[own] @ vectors[0], atol=1e-6)
+        assert (np.isneginf(owner.scores) == ~allowed[own]).all()
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_filter_of_owners_is_exact(tmp_path, seed, share):
