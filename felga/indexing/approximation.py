@@ -94,6 +94,7 @@ def approximate(
             folder, index.manifest, entry if reached else None, index.images, index.texts
         )
     if entry is not None and not reached:
+        (folder / entry.file).unlink(missing_ok=True)
         raise BadInputError(
             f"{entry.factory} finds {entry.recall:.3f} of the ten best images at most, {min_recall:g} was "
             f"asked for: {shown(folder)} is ready and searched exactly; lower --min-recall, or name another "
