@@ -11,15 +11,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx.helper
+import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
-
-from felga.models import onnx_writer as write
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 """(1, 3, h, w) float32 to maps, which other threads may run at the same time."""
 TOLERANCE = 1e-4
 """The largest difference from eager torch, as a part of a map's largest value; measured on images: 2e-5."""
+
+
+IR_VERSION, OPSET = 8, 17  # of ONNX 1.12: everything since 2022 reads it
 
 
 class UnusableError(Exception):
@@ -81,20 +84,32 @@ def graph(module: nn.Module, strides: Sequence[int]) -> bytes:
         levels[stride] = x, block._project_conv.out_channels
     last = build.conv(x, net._conv_head, clip=True), net._conv_head.out_channels
     outputs = [
-        write.slot(name, [1, channels, f"{name}_h", f"{name}_w"])
+        _slot(name, [1, channels, f"{name}_h", f"{name}_w"])
         for name, channels in [*(levels[wanted] for wanted in strides), last]
     ]
-    pixels = write.slot("pixels", [1, 3, "h", "w"])
-    return write.model(build.nodes, build.weights, [pixels], outputs)
+    pixels = _slot("pixels", [1, 3, "h", "w"])
+    model: Any = onnx.helper.make_model(
+        onnx.helper.make_graph(build.nodes, "trunk", [pixels], outputs, build.weights),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    written: bytes = model.SerializeToString()
+    return written
+
+
+def _slot(name: str, shape: Sequence[int | str]) -> Any:
+    """An input or output of float32; a side with a name is free."""
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(shape))
 
 
 class _Graph:
     """Nodes and weights so far; every method returns the name of a new value."""
 
     def __init__(self) -> None:
-        self.nodes: list[bytes] = []
-        zero, six = (np.array(value, np.float32) for value in (0, 6))
-        self.weights = [write.weight("zero", zero), write.weight("six", six)]
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        for name, value in (("zero", 0), ("six", 6)):
+            self._weight(name, np.array(value, np.float32))
 
     def conv(self, x: str, conv: nn.Conv2d, clip: bool) -> str:
         """A convolution with its batch norm folded, and ReLU6 if ``clip``."""
@@ -105,17 +120,14 @@ class _Graph:
             left, right, top, bottom = pad.padding
             pads = [top, left, bottom, right]
         name = f"conv{len(self.nodes)}"
-        values: dict[str, npt.NDArray[np.float32]] = {
-            f"{name}_weight": conv.weight.detach().contiguous().numpy(),
-            f"{name}_bias": conv.bias.detach().numpy(),
-        }
-        self.weights += [write.weight(*pair) for pair in values.items()]
-        about: dict[str, int | Sequence[int]] = {
-            "group": conv.groups,
-            "pads": pads,
-            "strides": list(conv.stride),
-        }
-        self.nodes.append(write.node("Conv", [x, *values], name, about))
+        self._weight(f"{name}_weight", conv.weight.detach().contiguous().numpy())
+        self._weight(f"{name}_bias", conv.bias.detach().numpy())
+        self.nodes.append(
+            onnx.helper.make_node(
+                "Conv", [x, f"{name}_weight", f"{name}_bias"], [name],
+                group=conv.groups, pads=pads, strides=list(conv.stride),
+            )
+        )  # fmt: skip
         return self._add("Clip", [name, "zero", "six"]) if clip else name
 
     def add(self, x: str, y: str) -> str:
@@ -124,5 +136,8 @@ class _Graph:
 
     def _add(self, kind: str, inputs: Sequence[str]) -> str:
         name = f"{kind.lower()}{len(self.nodes)}"
-        self.nodes.append(write.node(kind, inputs, name))
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [name]))
         return name
+
+    def _weight(self, name: str, array: npt.NDArray[np.float32]) -> None:
+        self.weights.append(onnx.numpy_helper.from_array(array, name))
