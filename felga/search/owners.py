@@ -189,7 +189,7 @@ class _Search:
         for start in range(0, len(order), 2 * k):
             if len(best) == k and highest[order[start]] < best[0]:
                 break
-            kept += self.owners(positions[order[start : start + 2 * k]], query)
+            kept += self.owners(np.sort(positions[order[start : start + 2 * k]]), query)
             best = np.sort([owner.score for owner in kept])[-k:]
         return kept
 
