@@ -1,6 +1,6 @@
 """Peak memory of indexing, from few images to many: flat, if stages hold back what they hand on.
 
-    python bench/flat_memory.py --corpus IMAGES [--images 300 2000 20000] [--out bench/results/flat_memory.json]
+    python bench/flat_memory.py --corpus IMAGES [--images 300 2000 20000] [--out FILE]
 
 Images with a caption each, repeated where there are fewer, by the default encoder; each size in a process of
 its own (bench/indexing.py measures times and stages the same way).

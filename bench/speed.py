@@ -26,7 +26,6 @@ import numpy as np
 from clustered import REGIONS, Clustered
 
 from felga.cli.progress import progress
-from felga.evaluation.results import commit, machine
 from felga.search.approximate import ApproximateSearcher, Depth, depths, factory_for, write_approximate
 from felga.search.flat import FlatSearcher, write_piece
 from felga.search.owners import best_owners
@@ -220,6 +219,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/speed"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/speed.json"))
     args = parser.parse_args()
+    from felga.evaluation.results import commit, machine  # torch, which bench/millions.py starts without
+
     folder = args.work / f"{args.images}-{args.dim}"
     flat, to_choose, words = made(folder, args.images, args.dim, single=True)
     brute = Brute(np.load(folder / "base.npy"))
