@@ -31,14 +31,14 @@ from felga.registry import make_keywords
 
 
 class Tiny:
-    """A corpus of ``count`` images, all of the same bytes."""
+    """A corpus of ``count`` images of a few pixels, all of the same bytes."""
 
     kind, root = "tiny", Path("/")
 
-    def __init__(self, count):
+    def __init__(self, count, side=2):
         self._count = count
         image = io.BytesIO()
-        Image.new("RGB", (2, 2)).save(image, "PNG")
+        Image.new("RGB", (side, side)).save(image, "PNG")
         self._image = image.getvalue()
 
     def settings(self):
