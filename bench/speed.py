@@ -1,4 +1,4 @@
-"""Grouped search of many regions, beside numpy and LanceDB: recall, time, memory, disk.
+"""Grouped search of many regions, beside numpy, FAISS and LanceDB: recall, time, memory, disk.
 
     python bench/speed.py [--images 100000] [--dim 512] [--lancedb PYTHON] [--work runs/speed] [--out FILE]
 
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from clustered import REGIONS, Clustered
 
@@ -153,6 +154,55 @@ def chosen_depths(
     return found
 
 
+class ByHand:
+    """What a researcher writes with FAISS: search, then group; exact as far as the index is.
+
+    Ten regions an image: of the best hundred regions, ten images at least are whole.
+    """
+
+    def __init__(self, index: Any, name: str) -> None:
+        self.index, self.name = index, name
+
+    def __call__(self, queries: Vectors) -> list[list[int]]:
+        _, found = self.index.search(np.ascontiguousarray(queries), K * REGIONS)
+        return [list(dict.fromkeys((own[own >= 0] // REGIONS).tolist()))[:K] for own in found]
+
+
+def by_hand(base: Vectors, folder: Path, rows: Sequence[dict[str, Any]]) -> list[ByHand]:
+    """FAISS's exact index, and felga's codes at the depths of ``rows``, refined by it: all in memory."""
+    exact = faiss.IndexFlatIP(base.shape[1])
+    for at in range(0, len(base), PIECE):
+        exact.add(base[at : at + PIECE])
+    found = [ByHand(exact, "FAISS by hand, IndexFlatIP")]
+    codes = faiss.read_index(str(next(folder.glob("codes-*.faiss"))))
+    for row in rows:
+        refined = faiss.IndexRefine(codes, exact)
+        refined.k_factor = row["fetch"] / REGIONS
+        found.append(
+            ByHand(
+                refined,
+                f"FAISS by hand, the same codes and IndexRefine, depth {row['effort']}/{row['fetch']}",
+            )
+        )
+    return found
+
+
+def by_hand_rows(
+    brute: Brute, words: Vectors, folder: Path, rows: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """FAISS without felga."""
+    truth, found = brute(words), []
+    size = brute.base.nbytes
+    for ask, row in zip(by_hand(brute.base, folder, rows), [None, *rows], strict=True):
+        if row:
+            faiss.extract_index_ivf(ask.index.base_index).nprobe = row["effort"]
+        used = {"bytes": row["codes_bytes"] + size if row else size, "memory_mb": megabytes_of(ask, words)}
+        found.append(
+            {"method": ask.name, "recall": recall(truth, ask(words)), **used, **against(brute, ask, words)}
+        )
+    return found
+
+
 def peer(python: Path, folder: Path) -> dict[str, Any]:
     """LanceDB's answers and times."""
     program = Path(__file__).with_name("lancedb_peer.py")
@@ -189,6 +239,7 @@ def approximate_rows(
         ask = asking(flat, codes)
         row = {"method": f"felga, {factory}", "asked": target, "effort": depth.effort, "fetch": depth.fetch}
         row |= {"recall": recall(truth, ask(words)), "bytes": size + path.stat().st_size}
+        row["codes_bytes"] = path.stat().st_size
         row |= {"build_seconds": json.loads(timed.read_text()), "memory_mb": megabytes_of(ask, words)}
         rows.append({**row, **against(brute, ask, words)})
     return rows
@@ -226,7 +277,8 @@ def main() -> None:
     brute = Brute(np.load(folder / "base.npy"))
     size = sum(path.stat().st_size for path in folder.glob("regions-*.faiss"))
     rows = exact_rows(flat, brute, words, size)
-    rows += approximate_rows(flat, brute, to_choose, words, folder, size)
+    approximate = approximate_rows(flat, brute, to_choose, words, folder, size)
+    rows += approximate + by_hand_rows(brute, words, folder, approximate)
     if args.lancedb:
         rows += peer_rows(args.lancedb, folder, brute, words)
         shutil.rmtree(folder / "lancedb", ignore_errors=True)
