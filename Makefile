@@ -79,6 +79,7 @@ runs/locust/bin/locust:
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e '.[test]'
+	$(PIP) --no-deps milvus-lite  # which would install faiss-cpu over faiss-gpu
 	touch $@
 
 # After dependencies change, in a fresh .venv: record the versions that were tested together

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from felga.corpus.captions import quoted
-from felga.corpus.decode import read_file
 from felga.corpus.inside import PARQUET, TAR
 from felga.corpus.items import (
     UNKNOWN,
@@ -21,7 +18,7 @@ from felga.corpus.items import (
     texts_of,
 )
 from felga.corpus.parquet_shard import KEY, DamagedParquet, image_column, member_name, rows
-from felga.corpus.shards import Shards
+from felga.corpus.shards import ShardCorpus
 from felga.errors import BadInputError
 from felga.files import open_regular, shown
 
@@ -39,7 +36,7 @@ def parquet(argument: str, *, texts: Texts = "joined") -> ParquetShards:
     return ParquetShards(argument, texts)
 
 
-class ParquetShards:
+class ParquetShards(ShardCorpus):
     """The images of parquet shards, as ``img2dataset --output_format parquet`` writes them.
 
     A row has an image in the column ``jpg`` (``png``, ``webp``), a ``key``, and perhaps a ``caption``: a
@@ -53,23 +50,7 @@ class ParquetShards:
     """
 
     kind = "parquet"
-
-    def __init__(self, shards: str | Path, texts: Texts = "joined") -> None:
-        self._texts: Texts = texts
-        self._shards = Shards.named(self.kind, PARQUET, os.fspath(shards))
-        self.root = self._shards.root
-
-    def settings(self) -> Mapping[str, Any]:
-        """Which shards, and how captions become texts."""
-        return {"shards": self._shards.pattern, "texts": self._texts}
-
-    def read(self, item: ImageItem) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            UnreadableImage: it or its shard is gone, empty, damaged or too large.
-        """
-        return read_file(self.root / item.path, item.image_id)
+    suffix = PARQUET
 
     def scan(self) -> Listing:
         """List the rows of all shards; memory holds the columns of some rows, without the images.

@@ -1,4 +1,4 @@
-"""Which shards a corpus has: those of a folder, one file, or what ``DIR/{00000..00009}.tar`` stands for."""
+"""The shards of a corpus: those of a folder, one file, or what ``DIR/{00000..00009}.tar`` stands for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar
 
+from felga.corpus.decode import read_file
 from felga.corpus.folder import files_below
-from felga.corpus.items import BadItem
+from felga.corpus.items import BadItem, ImageItem, Texts
 from felga.errors import BadInputError, NotFoundError
 from felga.files import shown
 
@@ -102,6 +104,36 @@ class Shards:
                 f"{shown(wrong)} is no {self.suffix[1:]} shard: expected a folder, FILE{self.suffix} or a "
                 f"pattern such as '{{00000..00009}}{self.suffix}'"
             )
+
+
+class ShardCorpus:
+    """What the corpora of shards have in common: a subclass lists them.
+
+    Attributes:
+        kind: the name of the family.
+        suffix: of a shard.
+        root: the folder that holds all shards.
+    """
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def __init__(self, shards: str | Path, texts: Texts = "joined") -> None:
+        self._texts: Texts = texts
+        self._shards = Shards.named(self.kind, self.suffix, os.fspath(shards))
+        self.root = self._shards.root
+
+    def settings(self) -> Mapping[str, Any]:
+        """Which shards, and how captions become texts."""
+        return {"shards": self._shards.pattern, "texts": self._texts}
+
+    def read(self, item: ImageItem) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            UnreadableImage: it or its shard is gone, empty, damaged or too large.
+        """
+        return read_file(self.root / item.path, item.image_id)
 
 
 def expanded(pattern: str) -> Iterator[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from felga.corpus.captions import MAX_JSON, MAX_TEXT, NoCaption, json_captions, sidecar_captions
-from felga.corpus.decode import read_file
 from felga.corpus.inside import TAR
 from felga.corpus.items import (
     IMAGES,
@@ -22,7 +20,7 @@ from felga.corpus.items import (
     path_fault,
     texts_of,
 )
-from felga.corpus.shards import Shards
+from felga.corpus.shards import ShardCorpus
 from felga.corpus.tarball import DamagedTar, Member, members
 from felga.files import open_regular, shown
 
@@ -41,7 +39,7 @@ def webdataset(argument: str, *, texts: Texts = "joined") -> WebDataset:
     return WebDataset(argument, texts)
 
 
-class WebDataset:
+class WebDataset(ShardCorpus):
     """The images of tar shards, read where they lie in their shards.
 
     A caption is ``KEY.txt`` or ``KEY.caption``, one per line, or else the ``caption`` (``captions``,
@@ -54,23 +52,7 @@ class WebDataset:
     """
 
     kind = "webdataset"
-
-    def __init__(self, shards: str | Path, texts: Texts = "joined") -> None:
-        self._texts: Texts = texts
-        self._shards = Shards.named(self.kind, TAR, os.fspath(shards))
-        self.root = self._shards.root
-
-    def settings(self) -> Mapping[str, Any]:
-        """Which shards, and how captions become texts."""
-        return {"shards": self._shards.pattern, "texts": self._texts}
-
-    def read(self, item: ImageItem) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            UnreadableImage: it or its shard is gone, empty, damaged or too large.
-        """
-        return read_file(self.root / item.path, item.image_id)
+    suffix = TAR
 
     def scan(self) -> Listing:
         """List the members of all shards by their headers; captions alone are read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import logging
 import os
 import re
@@ -51,6 +52,11 @@ class Place:
         return cls(uri, name or "felga")
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is a file of the embedded server."""
+        return "://" not in self.uri
+
+    @property
     def about(self) -> str:
         """The collection of everything but regions."""
         return f"{self.name}_about"
@@ -77,8 +83,10 @@ class Connection:
             import pymilvus
         except ModuleNotFoundError as error:
             raise MissingError(f"{place} needs pymilvus: pip install 'felga[milvus]'") from error
+        if place.embedded and importlib.util.find_spec("milvus_lite") is None:
+            raise MissingError(f"{place} needs the embedded server: pip install --no-deps milvus-lite")
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
-        if "://" not in place.uri and not (new or Path(place.uri).exists()):
+        if place.embedded and not (new or Path(place.uri).exists()):
             raise NotFoundError(f"{place.uri} does not exist: {EXPECTED}")
         self._failure: type[Exception] = pymilvus.MilvusException
         with self._said():

@@ -1,4 +1,4 @@
-"""Images on object storage: fsspec's memory, folders and http; S3 by moto's server where it is installed."""
+"""Images on object storage: fsspec's memory, folders and http; S3 by moto's server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def needs(*packages):
     """Skip the test where a package is missing, and say which."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}: pip install s3fs 'moto[server]'")
+            pytest.skip(f"needs {package}: pip install 'felga[test]'")
 
 
 @pytest.fixture
