@@ -25,7 +25,7 @@ from readme_quality import (
     text_weight,
 )
 from readme_questions import questions
-from readme_speed import search
+from readme_speed import search, storage
 
 
 def summary() -> list[str]:
@@ -279,6 +279,7 @@ def measured() -> list[str]:
         questions,
         recipes,
         search,
+        storage,
         indexing,
         startup,
         serving,

@@ -42,3 +42,32 @@ def search() -> list[str]:
 
 def _number(row: dict[str, Any], name: str, form: str, unit: str = "") -> str:
     return f"{row[name]:{form}}{unit}" if name in row else ""
+
+
+def storage() -> list[str]:
+    """What rounding costs."""
+    found = load("storage")
+    names = {
+        "": "nothing rounded",
+        "frozen": "the encoder's vector",
+        "features": "features",
+        "searched": "what is searched",
+    }
+    lines = [
+        "## Storage",
+        "",
+        f"mAP % on {found['dataset']} ({found['regions']:,} regions) with the packaged FENet, soft scores and quality"
+        " (`python bench/storage.py`). One of the three things that an index keeps for each region is rounded: to half"
+        " precision, or to bytes with a scale for each vector. An index keeps vectors in half precision and features in bytes;"
+        " bytes for what is searched would lose nothing here either.",
+        "",
+        "| rounded | to | bytes per region | object discovery | description assignment |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for row in found["rows"]:
+        size = f"{row['bytes']:,}" if "bytes" in row else ""
+        to = row["as"] if row["what"] else ""
+        lines.append(
+            f"| {names[row['what']]} | {to} | {size} | {row['discovery']:.2f} | {row['assignment']:.2f} |"
+        )
+    return [*lines, ""]

@@ -25,7 +25,7 @@ from felga.indexing.job import index
 from felga.indexing.parts import Parts
 from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.store.manifest import Manifest
-from felga.store.schema import flat, keywords_of, list_lengths
+from felga.store.schema import FEATURES, feature_rows, flat, keywords_of, list_lengths, vector_rows
 from felga.store.stored import StoredIndex
 from felga.types import (
     Box,
@@ -209,7 +209,7 @@ class _Regions:
     def of(cls, encoded: Encoded, instances: Instances) -> tuple[list[str], _Regions]:
         """Ids of the readable images in COCO's order, and their regions."""
         table = encoded.index.images
-        more = [name for name in ("quality", "features") if name in table.schema.names]
+        more = [name for name in ("quality", *FEATURES) if name in table.schema.names]
         rows = table.read(["image_id", "error", "boxes", "vectors", "whole", *more])
         ids = rows.column("image_id").to_pylist()
         readable = [i for i, error in enumerate(rows.column("error").to_pylist()) if error is None]
@@ -219,17 +219,17 @@ class _Regions:
                 "be of the same split"
             )
         order = sorted(readable, key=lambda i: int(ids[i]))
-        columns = {name: rows.column(name).combine_chunks() for name in ("boxes", "vectors", "whole", *more)}
+        columns = {name: rows.column(name).combine_chunks() for name in ("boxes", "whole", *more)}
         counts = list_lengths(columns["boxes"])
         starts = np.concatenate([[0], np.cumsum(counts)])
         taken = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[i], starts[i + 1]) for i in order)])
         regions = cls(
             offsets=np.cumsum([0, *counts[order]]),
             boxes=flat(columns["boxes"])[taken],
-            vectors=flat(columns["vectors"])[taken],
+            vectors=vector_rows(rows)[taken],
             whole=_values(columns["whole"])[taken].astype(bool),
             quality=_quality(columns["quality"], taken) if "quality" in more else None,
-            features=flat(columns["features"])[taken].astype(np.float16) if "features" in more else None,
+            features=feature_rows(rows)[taken] if "features" in more else None,
         )
         return [ids[i] for i in order], regions
 
@@ -317,7 +317,7 @@ class _Texts:
         vectors: list[Any] = [np.empty((0, encoded.manifest.contract.encoder["dim"]), np.float32)]
         for batch in encoded.index.texts.batches(["image_id", "text", "keywords", "whole", "vectors"]):
             flags = _values(batch.column("whole")).astype(bool)
-            each = iter(flat(batch.column("vectors"))[~flags])
+            each = iter(vector_rows(batch)[~flags])
             rows = batch.select(["image_id", "text", "whole"]).to_pylist()
             for row, own in zip(rows, keywords_of(batch), strict=True):
                 for word, vector in zip(own, each, strict=False):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from felga.files import located
 from felga.search.duplicates import NEAR, Groups, join_near
 from felga.store.owner_table import OwnerTable
-from felga.store.schema import flat, list_lengths
+from felga.store.schema import FEATURES, feature_rows, list_lengths, vector_rows
 from felga.types import Progress, Rows, Vectors
 
 ONLY_EQUAL = 2.0
@@ -52,10 +52,9 @@ def near(table: OwnerTable, threshold: float | None = None) -> float:
 
 def looks(table: OwnerTable, positions: Sequence[int]) -> tuple[Sequence[Hashable], Vectors]:
     """What equal files share, and the vectors of images as a whole, (n, dim); 0 where there is none."""
-    column = _column(table)
     order, back = np.unique(np.asarray(positions, np.int64), return_inverse=True)
-    batch = table.take_batch(order.tolist(), ["sha256", "whole", column])
-    rows, vectors = _wholes(batch, column)
+    batch = table.take_batch(order.tolist(), ["sha256", "whole", *_columns(table)])
+    rows, vectors = _wholes(batch)
     out = np.zeros((len(order), vectors.shape[1]), np.float32)
     out[rows] = _unit(vectors)
     names = batch.column("sha256").to_pylist()
@@ -81,8 +80,7 @@ def copies(
     groups = Groups(len(table))
     _join_equal(table, groups)
     with tempfile.TemporaryFile() as file:
-        column = _column(table)
-        rows, dim, dtype = _lay_out(table, column, file)
+        rows, dim, dtype = _lay_out(table, file)
         vectors: npt.NDArray[Any] = np.empty((0, dim), dtype)
         if len(rows):
             vectors = np.memmap(file, dtype, "r", shape=(len(rows), dim))
@@ -139,12 +137,12 @@ def _join_equal(table: OwnerTable, groups: Groups) -> None:
             position += 1
 
 
-def _lay_out(table: OwnerTable, column: str, file: Any) -> tuple[Rows, int, npt.DTypeLike]:
+def _lay_out(table: OwnerTable, file: Any) -> tuple[Rows, int, npt.DTypeLike]:
     """Write the rows of whole images to a file; the images that they are of, their length and dtype."""
     rows, start = [np.empty(0, np.int64)], 0
     dim, dtype = 1, np.dtype(np.float32)
-    for batch in table.batches(["whole", column], 256):
-        own, vectors = _wholes(batch, column)
+    for batch in table.batches(["whole", *_columns(table)], 256):
+        own, vectors = _wholes(batch)
         rows.append(own + start)
         file.write(np.ascontiguousarray(vectors).tobytes())
         start += batch.num_rows
@@ -153,16 +151,17 @@ def _lay_out(table: OwnerTable, column: str, file: Any) -> tuple[Rows, int, npt.
     return np.concatenate(rows), dim, dtype
 
 
-def _wholes(batch: pa.RecordBatch, column: str) -> tuple[Rows, npt.NDArray[Any]]:
+def _wholes(batch: pa.RecordBatch) -> tuple[Rows, npt.NDArray[Any]]:
     """Which images of a batch have a whole, and the row (n, dim) of it."""
     flags = np.asarray(batch.column("whole").flatten(), bool)
     owners = np.repeat(np.arange(batch.num_rows), list_lengths(batch.column("whole")))
-    return owners[flags], flat(batch.column(column))[flags]
+    vectors = vector_rows(batch) if "vectors" in batch.schema.names else feature_rows(batch)
+    return owners[flags], vectors[flags]
 
 
-def _column(table: OwnerTable) -> str:
+def _columns(table: OwnerTable) -> Sequence[str]:
     """Features tell images apart that show the same things; vectors do not."""
-    return "features" if "features" in table.schema.names else "vectors"
+    return FEATURES if "features" in table.schema.names else ["vectors"]
 
 
 def _unit(rows: npt.NDArray[Any]) -> Vectors:

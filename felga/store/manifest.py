@@ -21,7 +21,7 @@ from typing import Any
 from felga.errors import BadIndexError, NotFoundError
 from felga.files import read_regular, to_json, write_whole
 
-FORMAT, FORMAT_VERSION = "felga-index", 5
+FORMAT, FORMAT_VERSION = "felga-index", 6
 NAME = "manifest.json"
 PACKAGED = "packaged"  # the source of a FENet that comes with felga
 LARGEST = 2**30  # bytes; a manifest grows by some 200 bytes per file of the index

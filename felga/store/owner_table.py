@@ -19,7 +19,16 @@ import pyarrow.compute  # pa.compute
 
 from felga.errors import BadIndexError
 from felga.files import storage_reason
-from felga.store.schema import CHECK, CHECK_BYTES, checked, flat, list_lengths, row_checks
+from felga.store.schema import (
+    CHECK,
+    CHECK_BYTES,
+    FEATURES,
+    checked,
+    feature_rows,
+    list_lengths,
+    row_checks,
+    vector_rows,
+)
 from felga.types import Flags, RegionFeatures, Rows, Scores, Vectors
 
 MERGE_BEYOND = 16  # Lance fragments; every commit adds one
@@ -87,10 +96,9 @@ class OwnerTable:
 
     def raw(self, start: int, stop: int) -> tuple[Vectors, RegionFeatures | None]:
         """Raw vectors (n, dim) of the owners ``start:stop``, and the features (n, f) beside them, if any."""
-        columns = [name for name in ("vectors", "features") if name in self._table.schema.names]
+        columns = [name for name in ("vectors", *FEATURES) if name in self._table.schema.names]
         table = self._read(lambda: self._table.to_table(columns=columns, offset=start, limit=stop - start))
-        arrays = [flat(table.column(name).combine_chunks()) for name in columns]
-        return arrays[0], arrays[1] if len(arrays) > 1 else None
+        return vector_rows(table), feature_rows(table) if len(columns) > 1 else None
 
     def quality(self) -> Scores:
         """Predicted IoU of all regions in order, (n,) float32; NaN where it was not predicted."""

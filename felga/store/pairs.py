@@ -13,9 +13,9 @@ import pyarrow as pa
 from felga.errors import BadInputError
 from felga.fenet.features import Features
 from felga.store.owner_table import OwnerTable
-from felga.store.schema import flat, keywords_of, list_lengths
+from felga.store.schema import FEATURES, feature_rows, keywords_of, list_lengths, vector_rows
 from felga.store.stored import StoredIndex
-from felga.types import Flags, RegionFeatures, Vectors
+from felga.types import Flags, Vectors
 
 
 def features_of(folder: Path) -> Features:
@@ -35,7 +35,7 @@ def features_of(folder: Path) -> Features:
     vectors: list[Vectors] = []
     ids_of_image: dict[str, list[int]] = {}
     for batch in texts.batches(["image_id", "keywords", "whole", "vectors"]):
-        rows = flat(batch.column("vectors"))[~_flags(batch.column("whole"))]
+        rows = vector_rows(batch)[~_flags(batch.column("whole"))]
         at = 0
         for image_id, keywords in zip(batch.column("image_id").to_pylist(), keywords_of(batch), strict=True):
             for word in keywords:
@@ -72,25 +72,22 @@ def _regions(images: OwnerTable, wanted: Container[str]) -> dict[str, dict[str, 
 
     Each is a dictionary from image id to the values of its regions, in the order of the index.
     """
-    readers: dict[str, Callable[[pa.Array], npt.NDArray[Any]]] = {"vectors": flat, "whole": _flags}
-    if "features" in images.schema.names:
-        readers["features"] = _half
+    readers: dict[str, Callable[[pa.RecordBatch], npt.NDArray[Any]]] = {
+        "vectors": vector_rows,
+        "whole": lambda batch: _flags(batch.column("whole")),
+    }
+    if more := [name for name in FEATURES if name in images.schema.names]:
+        readers["features"] = feature_rows
     columns: dict[str, dict[str, npt.NDArray[Any]]] = {name: {} for name in readers}
-    for batch in images.batches(["image_id", *readers]):
+    for batch in images.batches(["image_id", "vectors", "whole", *more]):
         image_ids = batch.column("image_id").to_pylist()
+        cuts = np.cumsum(list_lengths(batch.column("whole")))[:-1]
         for name, read in readers.items():
-            counts = list_lengths(batch.column(name))
-            parts = np.split(read(batch.column(name)), np.cumsum(counts)[:-1])
+            parts = np.split(read(batch), cuts)
             for image_id, part in zip(image_ids, parts, strict=True):
                 if image_id in wanted:
                     columns[name][image_id] = part
     return columns
-
-
-def _half(column: pa.Array) -> RegionFeatures:
-    """(n, f) float16 of a list column of features; as :func:`flat`, without a copy in float32."""
-    values = column.flatten()
-    return np.asarray(values.flatten(), np.float16).reshape(-1, values.type.list_size)
 
 
 def _flags(column: pa.Array) -> Flags:

@@ -1,8 +1,9 @@
 """Rows of the store: one per image, one per text, with all fragments, raw vectors and a checksum.
 
 Fragments are Arrow lists, so that an owner's fragments lie side by side. Vectors and features are the
-encoder's, before any FENet. The checksum travels with the row: damage between a commit and the manifest that
-names it is found when the manifest is written.
+encoder's, before any FENet: vectors in half precision, features in bytes with a scale for each fragment,
+which costs no mAP (bench/storage.py). The checksum travels with the row: damage between a commit and the
+manifest that names it is found when the manifest is written.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from felga.types import Keyword, Region, RegionFeatures, Rows, Vectors
 
 CHECK = "check"
 CHECK_BYTES = 16
+FEATURES = "features", "scales"
+"""Columns of the features of regions, where the encoder has them."""
 UNCHECKED = frozenset({CHECK, "mtime_ns"})  # a wrong time only costs one hash of the file
 
 
 def image_schema(dim: int, feature_dim: int | None = None) -> pa.Schema:
-    """Columns of ``images.lance``; ``features`` only where the encoder has them."""
-    features = [] if feature_dim is None else [("features", pa.list_(pa.list_(pa.float16(), feature_dim)))]
+    """Columns of ``images.lance``; ``features`` and ``scales`` only where the encoder has them."""
+    features = []
+    if feature_dim is not None:
+        features = [
+            ("features", pa.list_(pa.list_(pa.int8(), feature_dim))),
+            ("scales", pa.list_(pa.float32())),
+        ]
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -42,7 +50,7 @@ def image_schema(dim: int, feature_dim: int | None = None) -> pa.Schema:
             ("whole", pa.list_(pa.bool_())),
             ("labels", pa.list_(pa.string())),
             ("quality", pa.list_(pa.float32())),  # an item is null where it was not predicted
-            ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
+            ("vectors", pa.list_(pa.list_(pa.float16(), dim))),
             *features,
             (CHECK, pa.binary(CHECK_BYTES)),
         ]
@@ -61,7 +69,7 @@ def text_schema(dim: int) -> pa.Schema:
             ("starts", pa.list_(pa.int32())),
             ("ends", pa.list_(pa.int32())),
             ("whole", pa.list_(pa.bool_())),  # the text as a keyword of itself
-            ("vectors", pa.list_(pa.list_(pa.float32(), dim))),
+            ("vectors", pa.list_(pa.list_(pa.float16(), dim))),
             (CHECK, pa.binary(CHECK_BYTES)),
         ]
     )
@@ -102,8 +110,11 @@ def image_table(rows: Sequence[ImageRow], dim: int, feature_dim: int | None = No
     boxes = np.array([region.box for region in regions], np.float32)
     features = []
     if feature_dim is not None:
-        stacked = _stack([row.features for row in rows], feature_dim, np.float16)
-        features = [pa.ListArray.from_arrays(offsets, _fixed(stacked, feature_dim))]
+        codes, scales = _in_bytes(_stack([row.features for row in rows], feature_dim, np.float32))
+        features = [
+            pa.ListArray.from_arrays(offsets, _fixed(codes, feature_dim)),
+            pa.ListArray.from_arrays(offsets, pa.array(scales)),
+        ]
     return checked(
         [
             pa.array([row.image_id for row in rows], pa.string()),
@@ -120,7 +131,7 @@ def image_table(rows: Sequence[ImageRow], dim: int, feature_dim: int | None = No
             pa.ListArray.from_arrays(offsets, pa.array([r.label for r in regions], pa.string())),
             pa.ListArray.from_arrays(offsets, pa.array([r.quality for r in regions], pa.float32())),
             pa.ListArray.from_arrays(
-                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float32), dim)
+                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float16), dim)
             ),
             *features,
         ],
@@ -143,7 +154,7 @@ def text_table(rows: Sequence[TextRow], dim: int) -> pa.Table:
             pa.ListArray.from_arrays(offsets, pa.array([k.span[1] for k in keywords], pa.int32())),
             pa.ListArray.from_arrays(offsets, pa.array([k.whole for k in keywords], pa.bool_())),
             pa.ListArray.from_arrays(
-                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float32), dim)
+                offsets, _fixed(_stack([row.vectors for row in rows], dim, np.float16), dim)
             ),
         ],
         text_schema(dim),
@@ -203,11 +214,42 @@ def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(column.to_numpy(zero_copy_only=False))
 
 
+def vector_rows(batch: pa.RecordBatch | pa.Table) -> Vectors:
+    """(n, dim) float32 of the column ``vectors``."""
+    return flat(_whole(batch, "vectors")).astype(np.float32)
+
+
+def feature_rows(batch: pa.RecordBatch | pa.Table) -> RegionFeatures:
+    """(n, f) float16 of the columns ``features`` and ``scales``."""
+    scales = _numbers(_whole(batch, "scales").flatten())
+    features: RegionFeatures = (flat(_whole(batch, "features")) * scales[:, None]).astype(np.float16)
+    return features
+
+
 def flat(column: pa.Array) -> npt.NDArray[Any]:
-    """(n, dim) of a list column: float32 of vectors or boxes, float16 of features."""
+    """(n, dim) of a list column of vectors, as it is stored."""
     values = column.flatten()  # respects the slice that a batch is
     dim = values.type.list_size
     return _numbers(values.flatten()).reshape(-1, dim)
+
+
+def _whole(batch: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
+    """A column in one piece."""
+    column = batch.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _in_bytes(features: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Numbers of -127..127 (n, f), and the scales (n,) that they are multiplied with.
+
+    What is not finite has the scale NaN, so that it is found when it is read.
+    """
+    scales = np.abs(features).max(1, initial=0) / np.float32(127)
+    finite = np.isfinite(scales)
+    divided = features[finite] / np.where(scales > 0, scales, 1)[finite, None]
+    codes = np.zeros(features.shape, np.int8)
+    codes[finite] = np.rint(divided).astype(np.int8)
+    return codes, np.where(finite, scales, np.float32(np.nan))
 
 
 def keywords_of(batch: pa.RecordBatch) -> list[list[str]]:

@@ -108,7 +108,7 @@ def _table(
 
 def _unit(vectors: Vectors) -> bool:
     lengths = np.linalg.norm(vectors, axis=1)
-    return bool((np.abs(lengths - 1) <= TOLERANCE).all())  # written so that NaN fails
+    return bool((np.abs(lengths - 1) <= TOLERANCE + HALF).all())  # written so that NaN fails
 
 
 def _close(a: Vectors, b: Vectors) -> bool:

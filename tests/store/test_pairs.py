@@ -66,17 +66,20 @@ def test_whole_texts_leave_the_training_data_as_it_is(tmp_path, demo):
 
 
 def test_stored_features_of_regions_are_read(tmp_path):
-    """A column `features` beside the vectors, as float16, for the images that are asked for."""
+    """Bytes times a scale beside the vectors, as float16, for the images that are asked for."""
     rng = np.random.default_rng(0)
     counts = {"a": 2, "b": 0, "c": 3, "d": 1}
-    seen = {name: rng.normal(size=(count, 5)).astype(np.float16) for name, count in counts.items()}
-    vectors = {name: rng.normal(size=(count, 4)).astype(np.float32) for name, count in counts.items()}
+    codes = {name: rng.integers(-127, 128, (count, 5)) for name, count in counts.items()}
+    scales = {name: np.exp2(-rng.integers(3, 9, count)) for name, count in counts.items()}
+    seen = {name: codes[name] * scales[name][:, None] for name in counts}
+    vectors = {name: rng.normal(size=(count, 4)).astype(np.float16) for name, count in counts.items()}
     schema = pa.schema(
         [
             ("image_id", pa.string()),
             ("whole", pa.list_(pa.bool_())),
-            ("vectors", pa.list_(pa.list_(pa.float32(), 4))),
-            ("features", pa.list_(pa.list_(pa.float16(), 5))),
+            ("vectors", pa.list_(pa.list_(pa.float16(), 4))),
+            ("features", pa.list_(pa.list_(pa.int8(), 5))),
+            ("scales", pa.list_(pa.float32())),
         ]
     )
     rows = [
@@ -84,7 +87,8 @@ def test_stored_features_of_regions_are_read(tmp_path):
             "image_id": name,
             "whole": [place == 0 for place in range(count)],
             "vectors": list(map(list, vectors[name])),
-            "features": list(map(list, seen[name])),
+            "features": list(map(list, codes[name])),
+            "scales": scales[name],
         }
         for name, count in counts.items()
     ]
@@ -143,9 +147,15 @@ def test_train_apply_search_and_remove(capsys, demo_copy, trained, tmp_path):
     table = engine.index.images
     wanted = {
         row["image_id"]: float(
-            (fenet.regions(np.float32(row["vectors"]), np.float16(row["features"])) @ query).max()
+            (
+                fenet.regions(
+                    np.float32(row["vectors"]),
+                    np.float16(np.float32(row["features"]) * np.float32(row["scales"])[:, None]),
+                )
+                @ query
+            ).max()
         )
-        for row in table.read(["image_id", "vectors", "features"]).to_pylist()
+        for row in table.read(["image_id", "vectors", "features", "scales"]).to_pylist()
     }
     hits = engine.search("cat", k=16, owner="max", quality=False)
     # FAISS files hold half precision: 2^-11 of each of a unit vector's numbers

@@ -371,7 +371,7 @@ def test_an_index_of_format_1_is_refused_with_what_to_do(made):
     data = json.loads((out / "manifest.json").read_bytes())
     (out / "manifest.json").write_text(json.dumps({**data, "format_version": 1}))
     for do in (lambda: Engine.open(out), lambda: verify(out), lambda: run(made[0], out)):
-        with pytest.raises(BadIndexError, match="format version 1, this felga reads 5: index"):
+        with pytest.raises(BadIndexError, match="format version 1, this felga reads 6: index"):
             do()
 
 
