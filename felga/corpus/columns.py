@@ -62,11 +62,11 @@ class Items(Sequence[Item]):
 
     def __init__(self, kind: Kind[Item], table: pa.Table) -> None:
         self._kind, self._table = kind, table
-        whole = [column.num_chunks == 1 for column in table.columns]  # combining would copy
-        self._columns = [
-            column.chunk(0) if one else column.combine_chunks()
-            for column, one in zip(table.columns, whole, strict=True)
-        ]
+
+    @property
+    def ids(self) -> pa.ChunkedArray:
+        """(n,) the ids alone."""
+        return self._table.column(0)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -79,7 +79,7 @@ class Items(Sequence[Item]):
         if isinstance(at, slice):
             return [self[n] for n in range(*at.indices(len(self)))]
         n = range(len(self))[at]
-        return self._kind.item(*(column[n].as_py() for column in self._columns))
+        return self._kind.item(*(column[n].as_py() for column in self._table.columns))
 
     def __iter__(self) -> Iterator[Item]:
         for batch in self._table.to_batches(CHUNK):
@@ -104,17 +104,22 @@ def collect(kind: Kind[Item], items: Iterable[Item]) -> tuple[Items[Item], list[
         cells = zip(*map(kind.row, chunk), strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(cells, kind.schema, strict=True)]
         batches.append(pa.record_batch(arrays, schema=kind.schema))
-    table = pa.Table.from_batches(batches, kind.schema).combine_chunks()
+    table = pa.Table.from_batches(batches, kind.schema)  # in chunks: joining them would copy
     del batches
-    if len(table) > 1 and not _ascending(table.column(0)):
-        table = table.take(pc.sort_indices(table.column(0)))  # stable; UTF-8 sorts as code points do
+    if ascending(table.column(0)):
+        return Items(kind, table), []
+    table = table.combine_chunks()
+    order = pc.sort_indices(table.column(0))  # stable; UTF-8 sorts as code points do
+    parts = [table.take(order[at : at + CHUNK]) for at in range(0, len(table), CHUNK)]
+    table = pa.concat_tables(parts)
+    del parts
+    ids = table.column(0)
     again = np.zeros(len(table), bool)
-    if len(table) > 1:
-        ids = table.column(0)
-        again[1:] = pc.equal(ids[1:], ids[:-1]).to_numpy()
+    again[1:] = pc.equal(ids[1:], ids[:-1]).to_numpy()
     dropped = list(Items(kind, table.filter(pa.array(again)))) if again.any() else []
     return Items(kind, table.filter(pa.array(~again)) if dropped else table), dropped
 
 
-def _ascending(ids: pa.ChunkedArray) -> bool:
-    return bool(pc.all(pc.less(ids[:-1], ids[1:])).as_py())
+def ascending(ids: pa.ChunkedArray) -> bool:
+    """Whether ids are sorted, each of them once."""
+    return len(ids) < 2 or bool(pc.all(pc.less(ids[:-1], ids[1:])).as_py())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from felga.corpus.items import BadItem
 from felga.errors import BadIndexError, BadInputError, NotFoundError
 from felga.files import canonical, read_regular, shown, to_json, write_whole
@@ -103,17 +105,9 @@ def check_same(actual: Contract, wanted: Contract, state: str) -> None:
 def write_errors(folder: Path, images: OwnerTable, bad: Sequence[BadItem]) -> Errors:
     """Write ``errors.jsonl``: what was quarantined, by the scan or by decoding."""
     lines = [asdict(item) for item in bad]
-    for batch in images.batches(["image_id", "path", "error"], 8192):
-        lines += [
-            {
-                "kind": "image",
-                "item_id": row["image_id"],
-                "path": shown(row["path"]),
-                "reason": row["error"],
-            }
-            for row in batch.to_pylist()
-            if row["error"] is not None
-        ]
+    for row in images.take(_quarantined(images), ["image_id", "path", "error"]):
+        where = shown(row["path"])
+        lines.append({"kind": "image", "item_id": row["image_id"], "path": where, "reason": row["error"]})
     lines.sort(key=lambda line: (line["kind"], line["item_id"], line["reason"]))
     content = "".join(to_json(line) + "\n" for line in lines).encode()
     path = folder / "errors.jsonl"
@@ -123,3 +117,12 @@ def write_errors(folder: Path, images: OwnerTable, bad: Sequence[BadItem]) -> Er
         images=sum(line["kind"] == "image" for line in lines),
         texts=sum(line["kind"] == "text" for line in lines),
     )
+
+
+def _quarantined(images: OwnerTable) -> list[int]:
+    """Positions of images that could not be read."""
+    found, start = [], 0
+    for batch in images.batches(["error"], 8192):
+        found += (start + np.flatnonzero(batch.column("error").is_valid())).tolist()
+        start += batch.num_rows
+    return found

@@ -7,8 +7,8 @@ there and continues with the same chunks, so that the outcome is the same to the
 Memory: at most ``workers * group`` decoded images (with a GPU two groups more), the vectors and features of
 one chunk, and one piece of a FAISS file (:data:`felga.store.pieces.FULL`). A decoded image is at most 2,048
 pixels long (12.6 MB), but a format that cannot be downscaled while decoding is held at full size first: up to
-``max_megapixels`` times 3 to 12 bytes. In addition listing and plan: less than 200 bytes per image, and of a
-text its words. As a whole a sync takes some 360 bytes per owner, a first run 720 (bench/owners_memory.py).
+``max_megapixels`` times 3 to 12 bytes. In addition less than 200 bytes per owner as a whole, with the ids and
+paths of files (bench/owners_memory.py), and of a text its words.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from felga.corpus.columns import CHUNK
 from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, checked_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, shown, storage_errors
@@ -273,7 +274,10 @@ def _known(table: OwnerTable, key: str) -> Known:
         if column == "_rowid":
             return table.read([], row_ids=True).column(column)
         if column != DIGEST:
-            return table.read([column]).column(column)
+            return pa.chunked_array(
+                [batch.column(column) for batch in table.batches([column], CHUNK)],
+                table.schema.field(column).type,
+            )
         digests = [
             pa.array([text_digest(text) for text in batch.column("text").to_pylist()], pa.binary(16))
             for batch in table.batches(["text"])

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from felga.corpus.columns import CHUNK
+from felga.corpus.columns import CHUNK, Items, ascending
 from felga.corpus.items import ImageItem, TextItem
 from felga.errors import BadInputError
 from felga.indexing.options import Counts
+from felga.types import Rows
 
 SURPRISING = 20  # removals; a sync that removes more than these and over half of a table asks first
 EXAMPLES = 5  # ids per kind of change in a dry run
@@ -30,7 +31,7 @@ class Known:
     """The rows of a table, as Arrow columns that are read when they are first compared.
 
     Attributes:
-        ids: of the rows, (n,).
+        ids: of the rows, (n,), in chunks.
         doubled: row ids of outdated twins: a run killed mid-rewrite leaves duplicates, the newer row counts.
     """
 
@@ -41,9 +42,10 @@ class Known:
             key: the column of ids.
         """
         self._read = read
-        self._columns: dict[str, Any] = {}
-        self.ids: pa.Array = _joined(self._read(key).cast(pa.large_string()))
-        self.doubled = self._doubled() if pc.count_distinct(self.ids).as_py() < len(self.ids) else []
+        self.ids = self._read(key)
+        self._columns = {key: self.ids}
+        found, _ = _sorted(self.ids)
+        self.doubled = [] if ascending(found) else self._doubled()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,11 +53,8 @@ class Known:
     def value(self, column: str, position: int) -> Any:
         """One cell."""
         if column not in self._columns:
-            values = _joined(self._read(column))
-            plain = pa.types.is_integer(values.type) and not values.null_count
-            self._columns[column] = values.to_numpy() if plain else values
-        found = self._columns[column][position]
-        return found.item() if isinstance(found, np.generic) else found.as_py()
+            self._columns[column] = self._read(column)
+        return self._columns[column][position].as_py()
 
     def _doubled(self) -> list[int]:
         newest: dict[str, int] = {}
@@ -65,10 +64,6 @@ class Known:
                 older.append(newest[key])
             newest[key] = position
         return [self.value("_rowid", position) for position in older]
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy
 
 
 class Chosen(Sequence[Item]):
@@ -149,14 +144,14 @@ def make_plan(listed: Sequence[Item], known: Known, rules: Rules[Item]) -> Plan[
     An item without a row takes over a row without an item if their contents are equal: it was renamed.
     """
     plan: Plan[Item] = Plan(Chosen(listed))
-    ids = _ids(listed, rules.key)
-    gone = dict.fromkeys(np.flatnonzero(pc.invert(pc.is_in(known.ids, ids)).to_numpy(False)).tolist())
+    positions = _positions(_ids(listed, rules.key), known.ids)
+    claimed = np.zeros(len(known), bool)
+    claimed[positions[positions >= 0]] = True
+    gone = dict.fromkeys(np.flatnonzero(~claimed).tolist())
     hints = {rules.row_hint(known, position) for position in gone}
     by_content: dict[Hashable | None, list[int]] = {}
     for position in gone:
         by_content.setdefault(rules.row_content(known, position), []).append(position)
-    positions = pc.fill_null(pc.index_in(ids, known.ids), -1).to_numpy()
-    del ids
     for n, item in enumerate(listed):
         key, at = rules.key(item), int(positions[n])
         if at < 0:
@@ -185,11 +180,44 @@ def make_plan(listed: Sequence[Item], known: Known, rules: Rules[Item]) -> Plan[
 
 
 def _ids(listed: Sequence[Item], key: Callable[[Item], str]) -> pa.ChunkedArray:
-    keys = map(key, listed)
-    parts = []
-    while part := list(islice(keys, CHUNK)):
-        parts.append(pa.array(part, pa.large_string()))
-    return pa.chunked_array(parts, pa.large_string())
+    if isinstance(listed, Items):
+        return listed.ids
+    return pa.chunked_array([pa.array(map(key, listed), pa.large_string())])
+
+
+def _positions(listed: pa.ChunkedArray, known: pa.ChunkedArray) -> Rows:
+    """(n,) where each listed id is among the known ones, which are unique; -1: nowhere.
+
+    Both are sorted, and compared a part at a time: a table of all ids would take more memory than they do.
+    """
+    listed, places = _sorted(listed)
+    known, rows = _sorted(known)
+    found = np.full(len(listed), -1, np.int64)
+    start = 0
+    for at in range(0, len(known), CHUNK):
+        part = known[at : at + CHUNK].combine_chunks()
+        last = part[-1].as_py()
+        stop = bisect_right(listed, last, start, key=lambda one: one.as_py())
+        for begin in range(start, stop, CHUNK):
+            end = min(begin + CHUNK, stop)
+            inside = pc.index_in(listed[begin:end].cast(part.type), part)
+            found[begin:end] = pc.fill_null(pc.add(inside.cast(pa.int64()), at), -1).to_numpy()
+        start = stop
+    if rows is not None:
+        found[found >= 0] = rows[found[found >= 0]]
+    if places is None:
+        return found
+    back = np.empty_like(found)
+    back[places] = found
+    return back
+
+
+def _sorted(ids: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Rows | None]:
+    """Ids in order, and where each of them was; None: they were in order."""
+    if ascending(ids):
+        return ids, None
+    order = pc.sort_indices(ids)
+    return ids.cast(pa.large_string()).take(order), order.to_numpy().astype(np.int64)
 
 
 def _same(item: Item, known: Known, at: int, rules: Rules[Item]) -> bool:

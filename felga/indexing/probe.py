@@ -24,7 +24,7 @@ from felga.types import Progress
 PROBED = 100
 """Images, and texts, that are indexed to tell what all of them take; spread over the whole corpus."""
 FEW = 8  # of a run that tells what does not grow with the corpus
-OWNER_BYTES = 720  # of memory for each image or text in a first run (bench/owners_memory.py)
+OWNER_BYTES = 200  # of memory for each image or text in a first run (bench/owners_memory.py)
 T = TypeVar("T")
 
 

@@ -113,26 +113,33 @@ class OwnerTable:
         found = [np.asarray(batch.column("whole").flatten()) for batch in self.batches(["whole"], 8192)]
         return np.concatenate([np.empty(0, bool), *found]).astype(bool)
 
-    def counts(self) -> Rows:
-        """(owners,) int64: the number of fragments of each owner."""
-        counts = [list_lengths(batch.column("scores")) for batch in self.batches(["scores"], 8192)]
-        return np.concatenate([np.empty(0, np.int64), *counts])
-
     def offsets(self) -> Rows:
         """(owners + 1,) int64: owner ``i`` has the fragments ``offsets[i]:offsets[i + 1]``."""
-        return np.concatenate([[0], self.counts().cumsum()]).astype(np.int64)
+        offsets, at = np.zeros(len(self) + 1, np.int64), 1
+        for batch in self.batches(["scores"], 8192):
+            offsets[at : at + batch.num_rows] = list_lengths(batch.column("scores"))
+            at += batch.num_rows
+        return np.cumsum(offsets, out=offsets)
 
     def checks(self) -> npt.NDArray[np.uint8]:
         """(owners, 16): the stored checksum of every row, in order."""
-        found = [
-            np.frombuffer(b"".join(batch.column(CHECK).to_pylist()), np.uint8)
-            for batch in self.batches([CHECK], 8192)
-        ]
-        return np.concatenate([np.empty(0, np.uint8), *found]).reshape(-1, CHECK_BYTES)
+        checks, at = np.empty((len(self), CHECK_BYTES), np.uint8), 0
+        for part in self._check_bytes():
+            found = np.frombuffer(part, np.uint8).reshape(-1, CHECK_BYTES)
+            checks[at : at + len(found)] = found
+            at += len(found)
+        return checks
+
+    def _check_bytes(self) -> Iterator[bytes]:
+        for batch in self.batches([CHECK], 8192):
+            yield b"".join(batch.column(CHECK).to_pylist())
 
     def digest(self) -> str:
         """sha256 over the checksums of all rows in order: equal for tables that hold the same."""
-        return hashlib.sha256(self.checks().tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for part in self._check_bytes():
+            digest.update(part)
+        return digest.hexdigest()
 
     def damaged_rows(self, trusted: Collection[str] = ()) -> list[int]:
         """Row ids whose values do not match their checksum.
@@ -192,7 +199,7 @@ class OwnerTable:
     def compact(self) -> None:
         """Merge the fragments that many commits left behind; the order stays."""
         if len(self._table.get_fragments()) > MERGE_BEYOND:
-            self._table.optimize.compact_files()
+            self._table.optimize.compact_files(compaction_mode="try_binary_copy")  # in constant memory
 
     def forget_all_but(self, versions: Collection[int]) -> None:
         """Remove every other version than these and the newest, with the files that only they need."""

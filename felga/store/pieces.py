@@ -49,15 +49,14 @@ def build_pieces(
     Returns:
         Names of the files in the order of the fragments, and the number of fragments in each.
     """
-    counts, checks = table.counts(), table.checks()
-    offsets = np.concatenate([[0], counts.cumsum()])
+    offsets, checks = table.offsets(), table.checks()
     names, sizes = [], []
     for start, stop in bounds(checks, offsets):
         size = int(offsets[stop] - offsets[start])
         if not size:
             continue
         key = hashlib.sha256(f"felga-piece-2:{mark}:".encode() + checks[start:stop].tobytes())
-        key.update(counts[start:stop].tobytes())
+        key.update(np.diff(offsets[start : stop + 1]).tobytes())
         name = f"{stem}-{key.hexdigest()[:32]}.faiss"
         if name not in intact:
             blocks = (embed(*table.raw(*block)) for block in ranges(start, stop, offsets, BLOCK))
@@ -73,7 +72,7 @@ def bounds(checks: npt.NDArray[np.uint8], offsets: Rows) -> Iterator[tuple[int, 
     Args:
         checks: (owners, 16) of :meth:`felga.store.owner_table.OwnerTable.checks`.
     """
-    drawn = np.ascontiguousarray(checks[:, :8]).view(np.uint64)[:, 0]
+    drawn = np.ascontiguousarray(checks).view(np.uint64)[:, 0]
     cuts = np.append(np.flatnonzero(drawn % np.uint64(EVERY) == 0) + 1, len(checks))
     start = 0
     for cut in cuts.tolist():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pyarrow as pa
 import pytest
 
@@ -86,6 +88,25 @@ def test_a_quarantined_image_is_tried_again_once():
 def test_the_newer_of_two_rows_counts():
     known = known_images(("a", 5, 1, "old", None), ("a", 6, 1, "new", None))
     assert known.doubled == [100]
+
+
+def test_rows_in_any_order_are_found_by_their_ids():
+    """More than are compared at once, of which some are listed and some others are not."""
+    rng = random.Random(0)
+    names = [f"{n:05d}" for n in range(30_000)]
+    kept, gone, new = names[5_000:24_000], names[:5_000], names[24_000:]
+    rows = kept + gone
+    rng.shuffle(rows)
+    known = known_images(*((name, 5, 1, "S", "broken" if name < "06000" else None) for name in rows))
+    listed = kept + new
+    rng.shuffle(listed)
+    for order in (listed, sorted(listed)):
+        plan = make_plan([item(name, mtime=2) for name in order], known, rules(dict.fromkeys(names, "S")))
+        assert counts(plan.counts) == {"changed": 1000, "unchanged": 18_000, "renamed": 5_000, "added": 1_000}
+        for at, row, values in plan.moves:
+            assert row == at + 100
+            assert values["image_id"] == rows[at] or rows[at] in gone
+        assert sorted(rows[row - 100] for row in plan.remove) == names[5_000:6_000]
 
 
 def test_texts_by_the_same_algorithm():
