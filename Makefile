@@ -50,6 +50,11 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/python bench/evaluator.py
 	$(PYTHON) -m venv runs/lancedb && runs/lancedb/bin/pip install --quiet lancedb numpy pyarrow
 	$(BIN)/python bench/speed.py --lancedb runs/lancedb/bin/python
+	$(BIN)/python bench/millions.py
+	$(BIN)/python bench/scaling.py
+	$(BIN)/python bench/flat_memory.py --corpus $(COCO)/train2017
+	$(BIN)/python bench/owners_memory.py
+	$(BIN)/python bench/storage.py --root $(COCO)
 	$(BIN)/python bench/environment.py
 	$(BIN)/python bench/readme.py
 

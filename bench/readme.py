@@ -1,6 +1,6 @@
 """Render the measured numbers of the documentation from bench/results: python bench/readme.py [--check]
 
-Each text between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in the README and in docs/measured.md comes from the
+Each text between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in a page of :data:`PAGES` comes from the
 function of that name in :data:`PAGES`; nothing there is written by hand.
 """
 
@@ -25,6 +25,7 @@ from readme_quality import (
     text_weight,
 )
 from readme_questions import questions
+from readme_scaling import billion, growth, millions
 from readme_speed import search, storage
 
 
@@ -305,6 +306,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "words": unknown_words,
     },
     "docs/measured.md": {"numbers": measured},
+    "bench/scaling.md": {"growth": growth, "millions": millions, "billion": billion},
 }
 
 
