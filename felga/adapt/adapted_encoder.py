@@ -1,29 +1,34 @@
 """The encoder ``adapted:FILE``: conse with classes of one's own.
 
 conse's vector of a region is the mean of ImageNet's class vectors w_k, weighted by their probabilities p_k
-(Norouzi et al., ICLR 2014, Eq. 4). The C classes of a head are appended, with their probabilities q_c
-and MiniLM's vectors of their names:
+(Norouzi et al., ICLR 2014, Eq. 4). The C classes of a head are appended, with MiniLM's vectors of their
+names; their probabilities q_c and the background's sum to 1:
 
-    v = (1 - g) sum_k p_k w_k + sum_c G q_c w_c,    g = G sum_c q_c = G (1 - q_background)
+    v = (1 - g) sum_k p_k w_k + g sum_c s_c w_c,    s_c = q_c^2 / sum q^2,    g = max_c q_c
 
-So p = (1 - g) p_imagenet + g p_adapted with a gate g per region: what the head takes for background keeps
-conse's vector. Texts are conse's.
+So p = (1 - g) p_imagenet + g s, with a gate g per region: where the head is not sure of one class, be it that
+the region is background or something that nobody taught, the vector stays conse's. Texts are conse's.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from felga.adapt.adapted_head import AdaptedHead
 from felga.encoders.conse import Conse, unit
 from felga.types import Boxes, DecodedImage, RegionFeatures, Vectors
 
-GATE = 1.0
-"""G, chosen on images of train2017 that were held out (docs/adapt.md)."""
+SHARPNESS = 2.0
+"""Exponent of q in s; it and the gate were chosen on held-out images of train2017 (docs/adapt.md)."""
+LEAST = 1e-12  # no division by 0
 VERSION = 1
 """Raised when the same file yields other vectors."""
+Floats32: TypeAlias = npt.NDArray[np.float32]
 
 
 def adapted(
@@ -71,8 +76,8 @@ class AdaptedConse:
         own = self._conse.identity()
         head = self._head.settings()
         weights = own["weights"] | head.pop("weights")
-        mixed = {"gate": GATE, "version": VERSION, **head}
-        return {**own, "name": "adapted", "weights": weights, "adapted": mixed}
+        about = {"sharpness": SHARPNESS, "version": VERSION, **head}
+        return {**own, "name": "adapted", "weights": weights, "adapted": about}
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """As of conse: (n, 384) float32, of length 1."""
@@ -97,8 +102,7 @@ class AdaptedConse:
             images, boxes, self._conse.combine(images, boxes), strict=True
         ):
             if len(means):
-                taken = GATE * self._head.probabilities(image, own)[:, :-1]  # (n, C)
-                means = (1 - taken.sum(1, keepdims=True)) * means + taken @ names
+                means = mixed(means, self._head.probabilities(image, own)[:, :-1], names)
             found.append((unit(means), features))
         return found
 
@@ -107,3 +111,18 @@ class AdaptedConse:
             if self._names is None:
                 self._names = self._conse.encode_texts(self._head.classes)
             return self._names
+
+
+def mixed(means: Floats32, chances: Floats32, names: Vectors) -> Floats32:
+    """The vectors v (n, 384), before they are scaled to length 1.
+
+    Args:
+        means: (n, 384), conse's.
+        chances: (n, C), the probabilities q.
+        names: (C, 384), unit vectors of the class names.
+    """
+    gate = chances.max(1, keepdims=True)  # (n, 1)
+    sharp = (chances / np.maximum(gate, LEAST)) ** SHARPNESS
+    own = (sharp / sharp.sum(1, keepdims=True).clip(LEAST)) @ names  # (n, 384)
+    vectors: Floats32 = (1 - gate) * means + gate * own
+    return vectors

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from felga.adapt.adapted_head import KIND
 from felga.adapt.collected import Collected, check_images
-from felga.adapt.examples import read_task
-from felga.adapt.roi_features import roi_features
+from felga.adapt.examples import Task, read_task
+from felga.adapt.roi_features import RoiFeatures, roi_features
 from felga.errors import BadInputError, DivergedError
 from felga.files import canonical, sha256_file, shown, storage_errors
 from felga.models.arrays import read_arrays, write_arrays
@@ -30,8 +30,8 @@ from felga.version import __version__
 
 EPOCHS, BATCH = 1, 512
 BACKGROUNDS = 3  # for each example of a class
-BALANCE = 0.5  # a class with n examples is drawn n^(1 - BALANCE) times as often as one with one
-RATE, WEIGHT_DECAY, WARM_UP = 1e-3, 0.05, 0.05
+BALANCE = 1.0  # 0: a class is drawn as often as it has examples; 1: as often as any other
+RATE, WEIGHT_DECAY, WARM_UP = 3e-4, 0.05, 0.05
 
 
 def adapt(
@@ -74,10 +74,7 @@ def adapt(
     task = read_task(instances, classes, leave_out)
     check_images(task, images)
     roi = roi_features(regions, device)
-    origin: dict[str, Any] = {"supervision": supervision, "instances": sha256_file(instances)}
-    origin |= {"classes": task.classes, "images": len(task.images), "boxes": task.boxes}
-    origin |= {"regions": regions, "frozen": dict(roi.settings()), "epochs": epochs, "seed": seed}
-    origin = canonical(origin)
+    origin = described(task, instances, regions, roi, supervision) | {"epochs": epochs, "seed": seed}
     work = Path(f"{out}.training")
     with storage_errors(out):
         if work.exists() and not resume:
@@ -93,6 +90,18 @@ def adapt(
             run.save(work / "state.safetensors")
         write_arrays(out, KIND, run.weights(), {**origin, "felga": __version__})
         shutil.rmtree(work)
+
+
+def described(
+    task: Task, instances: Path, regions: str, roi: RoiFeatures, supervision: str
+) -> dict[str, Any]:
+    """What a file says of where it is from; arguments as of :func:`adapt`."""
+    boxes = {"supervision": supervision, "instances": sha256_file(instances), "boxes": task.boxes}
+    frozen = {"regions": regions, "frozen": dict(roi.settings())}
+    about: dict[str, Any] = canonical(
+        {**boxes, **frozen, "classes": task.classes, "images": len(task.images)}
+    )
+    return about
 
 
 def _check_origin(path: Path, origin: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ def scene(boxes, n):
 
 
 def test_a_vector_is_the_mix_of_conses_and_the_heads_classes(file, boxes):
-    """v = (1 - sum q) conse + sum q_c w_c, one region and one class at a time."""
+    """v = (1 - g) conse + g sum s_c w_c, s ~ q^2, g = max q, one region at a time."""
     image, rows = scene(boxes, 1)
     encoder, conse = (make_encoder(name, device="cpu") for name in (f"adapted:{file}", "conse"))
     assert isinstance(encoder, FeatureEncoder)
@@ -60,7 +60,9 @@ def test_a_vector_is_the_mix_of_conses_and_the_heads_classes(file, boxes):
     for mean, feature, vector in zip(means, features.astype(np.float64), vectors, strict=True):
         logits = arrays["weight"] @ feature + arrays["bias"]
         chances = np.exp(logits) / np.exp(logits).sum()
-        expected = (1 - chances[0] - chances[1]) * mean + chances[0] * names[0] + chances[1] * names[1]
+        crate, buoy, _ = chances
+        own = (crate**2 * names[0] + buoy**2 * names[1]) / (crate**2 + buoy**2)
+        expected = (1 - max(crate, buoy)) * mean + max(crate, buoy) * own
         np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
     np.testing.assert_array_equal(encoder.encode_texts(["boat"]), conse.encode_texts(["boat"]))
 
