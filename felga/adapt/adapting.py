@@ -23,7 +23,7 @@ from felga.adapt.collected import Collected, check_images
 from felga.adapt.examples import Task, read_task
 from felga.adapt.roi_features import RoiFeatures, roi_features
 from felga.errors import BadInputError, DivergedError
-from felga.files import canonical, sha256_file, shown, storage_errors
+from felga.files import canonical, sha256_file, shown, storage_errors, storage_reason
 from felga.models.arrays import read_arrays, write_arrays
 from felga.types import Progress, Rows
 from felga.version import __version__
@@ -75,11 +75,8 @@ def adapt(
     check_images(task, images)
     roi = roi_features(regions, device)
     origin = described(task, instances, regions, roi, supervision) | {"epochs": epochs, "seed": seed}
-    work = Path(f"{out}.training")
     with storage_errors(out):
-        if work.exists() and not resume:
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
+        work = _work(out, resume)
         _check_origin(work / "origin.safetensors", origin)
         collected = Collected(work, roi.dim)
         collected.fill(task, images, roi, progress)
@@ -102,6 +99,26 @@ def described(
         {**boxes, **frozen, "classes": task.classes, "images": len(task.images)}
     )
     return about
+
+
+def _work(out: Path, resume: bool) -> Path:
+    """The folder of the training, empty or as a killed run left it.
+
+    Raises:
+        BadInputError: ``out`` names no file that could be written; now, not after the work.
+    """
+    if out.is_dir():
+        raise BadInputError(f"{shown(out)} is a folder: name the file to write")
+    work = Path(f"{out}.training")
+    if work.exists() and not resume:
+        shutil.rmtree(work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if storage_reason(error) is not None:
+            raise
+        raise BadInputError(f"{shown(out)} cannot be written: {error.strerror}") from error
+    return work
 
 
 def _check_origin(path: Path, origin: Mapping[str, Any]) -> None:

@@ -141,6 +141,11 @@ def test_images_and_boxes_that_do_not_fit(boxes, tmp_path):
         BadInputError, match="the box 500, 10, 520, 30 lies outside its image 0, which has 224x160"
     ):
         run(run_on, tmp_path / "x")
+    with pytest.raises(BadInputError, match="is a folder: name the file to write"):
+        run(boxes, tmp_path)
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(BadInputError, match="plain/x cannot be written: Not a directory"):
+        run(boxes, tmp_path / "plain" / "x")
     with pytest.raises(BadInputError, match="not of 'grid'"):
         run(boxes, tmp_path / "x", regions="grid")
 
