@@ -47,8 +47,10 @@ def adaptation() -> list[str]:
 LINES = (
     ("before", "frozen", "before"),
     ("after", "frozen", "after"),
-    ("before, FENet", "fenet", "before"),
-    ("after, FENet", "fenet", "after"),
+    ("before, FENet that comes with felga", "packaged", "before"),
+    ("after, the same FENet", "packaged", "after"),
+    ("before, FENet trained on its vectors", "fenet", "before"),
+    ("after, FENet trained on its vectors", "fenet", "after"),
 )
 
 
