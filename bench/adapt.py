@@ -276,7 +276,7 @@ def main() -> None:
     splits = {name: test.searched(searched, encoders[name], own) for name, own in seen.items()}
     shipped = packaged(encoders["conse"].identity())
     assert shipped is not None
-    comes_with, trained = load_fenet(shipped), {}
+    trained = {}
     if not args.no_fenet:
         seeds = {spec: [seed] for own in specs.values() for seed, spec in own.items()}
         trained = fenets(source, encoders, {"conse": args.seeds, **seeds}, args.work)
@@ -287,16 +287,14 @@ def main() -> None:
         results[task] = {
             "classes": len(classes),
             "boxes": test.ap_rows(labelled, task, own, classes),
-            "frozen": {
-                "before": discovery(splits["conse"], Frozen(), groups),
-                "after": summary([discovery(splits[spec], Frozen(), groups) for spec in own.values()]),
-            },
             "cpu_seconds": [read_about(path, KIND)["cpu_seconds"] for path in files[task].values()],
         }
-        results[task]["packaged"] = {
-            "before": discovery(splits["conse"], comes_with, groups),
-            "after": summary([discovery(splits[spec], comes_with, groups) for spec in own.values()]),
-        }
+        for kind, embedding in (("frozen", Frozen()), ("packaged", load_fenet(shipped))):
+            after = [discovery(splits[spec], embedding, groups) for spec in own.values()]
+            results[task][kind] = {
+                "before": discovery(splits["conse"], embedding, groups),
+                "after": summary(after),
+            }
         if trained:
             before = [discovery(splits["conse"], fenet, groups) for fenet in trained["conse"].values()]
             after = [discovery(splits[spec], trained[spec][seed], groups) for seed, spec in own.items()]
