@@ -69,10 +69,10 @@ def learn(files: CocoFiles, classes: Sequence[str], seeds: Sequence[int], work: 
     if all(path.exists() for path in paths.values()):
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    collected = Collected(folder, roi.dim)
+    collected, resumed = Collected(folder, roi.dim), (folder / "features.bin").exists()
     start = time.process_time()
     collected.fill(task, files.images, roi, Log())
-    seeing = round(time.process_time() - start)
+    seeing = None if resumed else round(time.process_time() - start)
     about = described(task, files.instances, "learned", roi, "boxes and class names of coco-mini train2017")
     for seed, path in paths.items():
         start = time.process_time()

@@ -12,7 +12,7 @@ def adaptation() -> list[str]:
     found = load("adapt")
     rows = found["results"]
     cpu = [entry["training"] for task in rows.values() for entry in task["cpu_seconds"]]
-    seeing = max(entry["features"] for task in rows.values() for entry in task["cpu_seconds"])
+    seeing = max(entry["features"] or 0 for task in rows.values() for entry in task["cpu_seconds"])
     lines = [
         "## MIC21Summarizer: adaptation",
         "",
