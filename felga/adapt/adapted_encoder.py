@@ -72,12 +72,12 @@ class AdaptedConse:
         return self._conse.feature_dim
 
     def identity(self) -> Mapping[str, Any]:
-        """conse's, and the file by its sha256."""
+        """conse's, which is its ``base``: a FENet of conse takes its vectors; and the file by its sha256."""
         own = self._conse.identity()
         head = self._head.settings()
         weights = own["weights"] | head.pop("weights")
         about = {"sharpness": SHARPNESS, "version": VERSION, **head}
-        return {**own, "name": "adapted", "weights": weights, "adapted": about}
+        return {**own, "name": "adapted", "weights": weights, "adapted": about, "base": own}
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """As of conse: (n, 384) float32, of length 1."""

@@ -148,3 +148,18 @@ def read_image_of_noise():
     from felga.testing.encoder import IMAGES
 
     return IMAGES[0]
+
+
+def test_an_index_gets_conses_fenet_and_finds_what_was_taught_by_words(file, boxes, tmp_path):
+    from felga.corpus.folder import FolderCorpus
+    from felga.engine import Engine
+    from felga.indexing import Options, index
+
+    names = {"encoder": f"adapted:{file}", "regions": f"adapted:{file}"}
+    index(FolderCorpus(boxes / "images"), tmp_path / "index", Options(device="cpu", **names))
+    engine = Engine.open(tmp_path / "index")
+    assert engine.manifest.fenet is not None, "the one that comes with felga takes its vectors"
+    hits = engine.search("buoy", 6)
+    assert sum(int(hit.image_id.removesuffix(".png")) % 2 for hit in hits) >= 5
+    assert hits[0].regions[0].label == "buoy"
+    assert hits[0].confidence is None, "its promise was measured with conse alone"
