@@ -34,6 +34,7 @@ bench: .venv/test runs/locust/bin/locust
 		--out bench/results/proposals.json
 	$(BIN)/python bench/unseen_classes.py --root $(COCO)
 	$(BIN)/python bench/region_trunks.py --root $(COCO)
+	$(BIN)/python bench/adapt.py --root $(COCO)
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
 	$(BIN)/python bench/assignment_score.py --root $(COCO)
 	$(BIN)/python bench/confidence.py --root $(COCO)

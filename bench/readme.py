@@ -10,6 +10,7 @@ import argparse
 import re
 from collections.abc import Callable
 
+from readme_adapt import adaptation
 from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import (
@@ -292,6 +293,7 @@ def measured() -> list[str]:
         concepts,
         audit,
         errors,
+        adaptation,
         installation,
     )
     return [line for part in parts for line in part()]

@@ -78,6 +78,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "the paper's BLIP is lavis:blip_feature_extractor/base",
             probe="blip_feature_extractor/base",
         ),
+        "adapted": Entry(
+            "felga.adapt.adapted_encoder:adapted",
+            "adapted:FILE, conse with classes of your own, a file of felga adapt",
+        ),
     },
     "regions": {
         "learned": Entry(
@@ -113,6 +117,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.proposals.detectron2:mayaku",
             "mayaku:CONFIG@WEIGHTS, Detectron2 checkpoints without Detectron2",
             "pip install 'felga[mayaku]'",
+        ),
+        "adapted": Entry(
+            "felga.adapt.adapted_regions:adapted",
+            "adapted:FILE, boxes with classes of your own, a file of felga adapt",
         ),
         "grid": Entry("felga.proposals.unsupervised:grid", "fixed boxes, for comparison"),
         "boxes": Entry("felga.proposals.boxfile:boxes", "boxes:FILE, proposals read from a json file"),

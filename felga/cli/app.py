@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from felga.cli.adapt import adapt
 from felga.cli.audit import audit
 from felga.cli.bench import bench_coco, bench_proposals
 from felga.cli.concepts import concepts
@@ -97,6 +98,9 @@ app.command(
     "train-regions",
     epilog="Example: felga train-regions instances_train2017.json train2017 --out mine.safetensors",
 )(train_regions)
+app.command(epilog="Example: felga adapt instances.json photos/ -o mine.safetensors --classes boat,buoy")(
+    adapt
+)
 app.add_typer(fenet, name="fenet")
 fenet.command("apply", epilog="Example: felga fenet apply photos.fenet.safetensors --index indexes/photos")(
     fenet_apply

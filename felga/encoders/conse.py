@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -161,6 +162,14 @@ class Conse:
 
         Args, raises: as of :meth:`encode_regions`.
         """
+        return [(unit(mean), features) for mean, features in self.combine(images, boxes)]
+
+    def combine(
+        self, images: Sequence[DecodedImage], boxes: Sequence[Boxes]
+    ) -> list[tuple[npt.NDArray[np.float32], RegionFeatures]]:
+        """Eq. 4 as it is printed: the vectors (n_i, 384) of :meth:`encode_features` before they are scaled to
+        length 1, so that more classes can join; and the features.
+        """
         check_pairs(images, boxes)
         network, classes = self._load()
         if self.pooling == "roi":
@@ -170,7 +179,7 @@ class Conse:
 
         def both(crops: Tensor) -> tuple[Tensor, Tensor]:
             seen = forward(network, crops)[1].float().mean((2, 3))  # (b, 1280)
-            return F.normalize(_words(network, classes, seen), dim=-1), _rooted(seen)
+            return _words(network, classes, seen), _rooted(seen)
 
         batches = self._crops.batches(images, boxes, both)
         counts = [len(np.reshape(rows, (-1, 4))) for rows in boxes]
@@ -180,8 +189,8 @@ class Conse:
 
     def _regions(
         self, image: DecodedImage, boxes: Boxes, network: nn.Module, classes: Tensor
-    ) -> tuple[Vectors, RegionFeatures]:
-        """Vectors and features of the regions of one image, by RoIAlign."""
+    ) -> tuple[npt.NDArray[np.float32], RegionFeatures]:
+        """Eq. 4 and features of the regions of one image, by RoIAlign."""
         if not len(boxes):
             return np.empty((0, DIM), np.float32), np.empty((0, CHANNELS), np.float16)
         seen = self._trunk.maps(image).last  # (1280, h, w)
@@ -189,7 +198,7 @@ class Conse:
         rois = torch.from_numpy(scaled_boxes(image, boxes, height, width)).to(seen.device)
         with torch.inference_mode():
             inside = roi_align(seen, rois, 1, SAMPLES).flatten(1).float()  # (n, 1280)
-            vectors = F.normalize(_words(network, classes, inside), dim=-1)
+            vectors = _words(network, classes, inside)
             around = _around(seen, rois, inside)
             features = (_rooted(inside) - CONTEXT * _rooted(around)).half()
         return vectors.cpu().numpy(), features.cpu().numpy()
@@ -205,6 +214,12 @@ class Conse:
                 )
                 self._loaded = network, class_vectors(self.device)
             return self._loaded
+
+
+def unit(means: npt.NDArray[np.float32]) -> Vectors:
+    """Vectors (n, d) scaled to length 1, as torch does it."""
+    vectors: Vectors = F.normalize(torch.from_numpy(means), dim=-1).numpy()
+    return vectors
 
 
 def _words(network: nn.Module, classes: Tensor, features: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def grounding(split: Split, quality: Scores | None = None) -> Grounding:
     )
 
 
-def detection(split: Split, region_scores: Scores) -> Detection:
+def detection(split: Split, region_scores: Scores, detected: Flags | None = None) -> Detection:
     """COCO's AP with every region as a detection of every class name, after NMS within each class.
 
     Crowds are ignored as by COCO where ``split.crowds`` is given. At most 100 detections of a class count in
@@ -142,11 +142,12 @@ def detection(split: Split, region_scores: Scores) -> Detection:
 
     Args:
         region_scores: (C, n).
+        detected: (C, n), which regions are detections of which classes, without any NMS; None: as above.
     """
     coco, evaluator = pycocotools()
     truth = coco()
     truth.dataset = _dataset(split)
-    kept = _kept(split, region_scores)
+    kept = _kept(split, region_scores) if detected is None else detected
     image = np.repeat(np.arange(split.images), np.diff(split.region_offsets)) + 1
     corners = np.asarray(split.region_boxes, np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

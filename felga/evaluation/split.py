@@ -91,7 +91,7 @@ def read_split(encoded: Encoded, encoder: Encoder, progress: Progress) -> Split:
     """
     instances = read_instances(encoded.files.instances)
     images, regions = _Regions.of(encoded, instances)
-    truth = _Truth.of(instances, images)
+    truth = GroundTruth.of(instances, images)
     texts = _Texts.of(encoded, images)
     names = list(instances.categories.values())
     phrases, phrase_box = truth.phrases(texts.texts, names)
@@ -133,7 +133,7 @@ def query_vectors(
     encoded: Encoded,
     encoder: Encoder,
     images: Sequence[str],
-    truth: _Truth,
+    truth: GroundTruth,
     asked: Mapping[str, Sequence[str]],
     progress: Progress,
 ) -> Arrays:
@@ -161,7 +161,7 @@ def query_vectors(
 
 
 def encode_boxes(
-    encoded: Encoded, encoder: Encoder, images: Sequence[str], truth: _Truth, progress: Progress
+    encoded: Encoded, encoder: Encoder, images: Sequence[str], truth: GroundTruth, progress: Progress
 ) -> Arrays:
     """``images`` (P, dim) and ``boxes`` (B, dim), with features; each image is decoded once."""
     paths = encoded.paths()
@@ -245,7 +245,7 @@ def _quality(column: Any, taken: Rows) -> Scores | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Truth:
+class GroundTruth:
     """Ground truth as in :class:`felga.evaluation.protocol.Split`."""
 
     contains: Flags
@@ -256,7 +256,7 @@ class _Truth:
     crowds: Crowds
 
     @classmethod
-    def of(cls, instances: Instances, images: Sequence[str]) -> _Truth:
+    def of(cls, instances: Instances, images: Sequence[str]) -> GroundTruth:
         class_of = {category: c for c, category in enumerate(instances.categories)}
         contains = np.zeros((len(class_of), len(images)), bool)
         objects: list[tuple[Box, int, float, int]] = []

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from felga.errors import BadIndexError, BadInputError
 from felga.fenet.closed_form import ClosedForm, unit
+from felga.fenet.packaged import takes
 from felga.fenet.recipes import Recipe, from_json
-from felga.files import shown, to_json
+from felga.files import shown
 from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.types import RegionFeatures, Vectors
 
@@ -205,12 +206,14 @@ def load_fenet(
         raise BadInputError(f"{shown(path)} is damaged, its weights were changed: train it again")
     if wrong := unusable(checkpoint.recipe, checkpoint.dim, arrays):
         raise BadInputError(f"{shown(path)} is unusable, {wrong}: train it again")
+    if identity is not None and takes(checkpoint.identity, identity):
+        return checkpoint
     if encoder is not None and encoder != checkpoint.encoder:
         raise BadIndexError(
             f"{shown(path)} was trained on vectors of {checkpoint.encoder!r}, not of {encoder!r}: "
             f"train a FENet on features of {encoder!r}"
         )
-    if identity is not None and to_json(dict(identity)) != to_json(dict(checkpoint.identity)):
+    if identity is not None:
         raise BadIndexError(
             f"{shown(path)} was trained on vectors of a different {checkpoint.encoder!r} (other weights or "
             "preprocessing): train it again on features of this one"

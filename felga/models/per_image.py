@@ -12,9 +12,14 @@ T = TypeVar("T")
 
 
 class PerImage(Generic[T]):
-    """One value per decoded image. Thread-safe; two threads that ask for the same one may both compute it."""
+    """One value per decoded image. Thread-safe; two threads that ask for the same one may both compute it.
 
-    def __init__(self) -> None:
+    Args:
+        most: values of the last so many images; None: of all that live.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         self._values: dict[int, T] = {}
 
     def of(self, image: DecodedImage, compute: Callable[[DecodedImage], T]) -> T:
@@ -24,6 +29,9 @@ class PerImage(Generic[T]):
         if found is None:
             found = self._values[key] = compute(image)
             weakref.finalize(image, self._values.pop, key, None)
+            if self._most is not None:
+                for oldest in list(self._values)[: -self._most]:
+                    self._values.pop(oldest, None)
         return found
 
     def __len__(self) -> int:

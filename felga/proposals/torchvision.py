@@ -1,4 +1,4 @@
-"""The region proposal network of a torchvision Faster or Mask R-CNN.
+"""The region proposal network of a torchvision Faster or Mask R-CNN, and its frozen features of boxes.
 
 ``torchvision:MODEL`` uses torchvision's default weights (COCO) from torch.hub's cache or the network,
 ``torchvision:MODEL/TAG`` the weights of another tag, ``torchvision:MODEL/FILE`` your own checkpoint with any
@@ -11,16 +11,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torchvision.models import WeightsEnum, detection, get_model, get_model_weights, list_models
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from felga.errors import BadInputError, MissingError, did_you_mean
 from felga.models.caches import cache_folders, note
 from felga.models.device import pick_device
+from felga.models.per_image import PerImage
 from felga.models.weights import (
     existing,
     first_line,
@@ -31,7 +34,7 @@ from felga.models.weights import (
     state_of,
 )
 from felga.proposals.regions import as_regions, stretched
-from felga.types import DecodedImage, Region
+from felga.types import Boxes, DecodedImage, Region
 
 VERSION = 1
 """Raised when the same settings yield other regions."""
@@ -57,6 +60,13 @@ def torchvision(argument: str, *, device: str = "auto") -> Rpn:
     return Rpn(argument, pick_device(device))
 
 
+class _Seen(NamedTuple):
+    """The resized image in a batch of one, and the maps of the backbone by name."""
+
+    batch: Any
+    maps: dict[str, Tensor]
+
+
 class Rpn:
     """The best boxes of a region proposal network, after its own non-maximum suppression (IoU 0.7)."""
 
@@ -64,6 +74,7 @@ class Rpn:
         self.name = f"torchvision:{argument}"
         self.device = device
         self._lock = threading.Lock()
+        self._kept: PerImage[_Seen] = PerImage(1)  # maps of 800 pixels take some 100 MB
         self.architecture, _, rest = argument.partition("/")
         if self.architecture not in _models():
             hint = did_you_mean(self.architecture, _models())
@@ -104,6 +115,25 @@ class Rpn:
         """
         return [self._propose(image, top) for image in images]
 
+    def box_features(self, image: DecodedImage, boxes: Boxes) -> npt.NDArray[np.float32]:
+        """What the box head hands to its classifier, (n, 1024) float32, of boxes (n, 4) of any origin.
+
+        Args:
+            boxes: pixels of the upright original.
+
+        Raises:
+            BadInputError, MissingError: as :meth:`propose`.
+        """
+        with self._lock, torch.inference_mode():
+            seen, heads = self._see(image), self._model.roi_heads
+            sizes = seen.batch.image_sizes
+            height, width = sizes[0]
+            scale = np.array([width / image.width, height / image.height] * 2, np.float32)
+            rois = torch.from_numpy(np.asarray(boxes, np.float32).reshape(-1, 4) * scale).to(self.device)
+            found: Tensor = heads.box_head(heads.box_roi_pool(seen.maps, [rois], sizes))
+        features: npt.NDArray[np.float32] = found.float().cpu().numpy()
+        return features
+
     @cached_property
     def checkpoint(self) -> Path:
         """The weight file; downloaded on first use and checked against the hash in its name."""
@@ -142,12 +172,10 @@ class Rpn:
         return model.requires_grad_(False).to(self.device).eval()
 
     def _propose(self, image: DecodedImage, top: int) -> list[Region]:
-        tensor = torch.from_numpy(stretched(image.pixels)).permute(2, 0, 1)
         with self._lock, torch.inference_mode():
-            model = self._model
-            batch, _ = model.transform([tensor.to(self.device).float().div_(255)])
-            features = list(model.backbone(batch.tensors).values())
-            rpn = model.rpn  # its forward() does not return the scores
+            batch, maps = self._see(image)
+            features = list(maps.values())
+            rpn = self._model.rpn  # its forward() does not return the scores
             scores, deltas = rpn.head(features)
             anchors = rpn.anchor_generator(batch, features)
             counts = [int(np.prod(s[0].shape)) for s in scores]
@@ -157,6 +185,15 @@ class Rpn:
         height, width = batch.image_sizes[0]
         corners, scores = boxes[0].cpu().numpy(), objectness[0].cpu().numpy()
         return as_regions(image, corners, scores, top, frame=(width, height))
+
+    def _see(self, image: DecodedImage) -> _Seen:
+        """The backbone's pass over an image, under the lock; that of the last image is kept."""
+        return self._kept.of(image, self._run)
+
+    def _run(self, image: DecodedImage) -> _Seen:
+        tensor = torch.from_numpy(stretched(image.pixels)).permute(2, 0, 1)
+        batch, _ = self._model.transform([tensor.to(self.device).float().div_(255)])
+        return _Seen(batch, dict(self._model.backbone(batch.tensors)))
 
 
 def _cached(weights: WeightsEnum) -> Path:
