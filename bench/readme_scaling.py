@@ -70,8 +70,8 @@ def millions() -> list[str]:
         f"{found['regions']:,} regions, {found['dim']} dimensions, on a machine that the kernel held to {found['limit_gb']:g} GB"
         " of memory, files that it caches included (`python bench/millions.py`): the vectors alone are"
         f" {found['bytes'] / 1e9:.1f} GB, and the exact search reads them from disk again for each pass. Codes"
-        f" (`{found['factory']}`) are {build['bytes'] / 1e9:.2f} GB, took {build['cpu_seconds'] / 60:.0f} core minutes to build, with"
-        f" {build['peak_bytes'] / 2**30:.1f} GiB at most. The first answer of a new process came after"
+        f" (`{found['factory']}`) are {build['bytes'] / 1e9:.2f} GB and took {build['cpu_seconds'] / 60:.0f} core minutes to"
+        " build. The first answer of a new process came after"
         f" {found['first_answer_seconds']:.1f} s, codes being read into memory; {found['anonymous_bytes'] / 1e9:.2f} GB of"
         " memory are the process's own.",
         "",
