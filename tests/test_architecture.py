@@ -19,6 +19,7 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["testing"],
     ["proposals"],
     ["encoders"],
+    ["captions"],
     ["search"],
     ["fenet"],
     ["store"],
