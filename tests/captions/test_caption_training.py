@@ -17,8 +17,7 @@ from felga.captions.visual_tokens import visual_tokens
 from felga.captions.word_pieces import Source, WordPieces
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError, MissingError, NotFoundError
-from tests.captions.conftest import CAPTIONS
-from tests.captions.made import tiny_bert
+from tests.captions.made import CAPTIONS, tiny_bert
 
 
 def train(noise, out, **options):
