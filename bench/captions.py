@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 SEEDS = (0, 1, 2)
 BEAM = 4
 LEARNED_BY_HEART, HEART_EPOCHS = 50, 60
-FOURTH = 4  # every so many images show what the masks do: with the printed one an epoch takes thrice as long
+MASK_EPOCHS = 6  # of one caption per image, to see what the masks do
 NEAREST = 10  # images whose captions vote
 Tokens = npt.NDArray[np.float16]
 
@@ -75,11 +75,10 @@ def train(name: str, source: Split, work: Path, shape: Shape, epochs: int, seed:
         return out
     tokens, captions = source.tokens, source.references
     learned, held = split(len(captions))
+    if how.get("single") or how.get("heart"):
+        captions = [own[:1] for own in captions]
     if how.get("heart"):
-        captions = [own[:1] for own in captions[:LEARNED_BY_HEART]]
-        learned, held = np.arange(len(captions)), np.arange(0)
-    if how.get("few"):
-        learned = learned[::FOURTH]
+        captions, learned, held = captions[:LEARNED_BY_HEART], np.arange(LEARNED_BY_HEART), np.arange(0)
     if how.get("blind"):
         tokens = np.broadcast_to(np.float16(0), tokens.shape)
     words = WordPieces.of_texts(Source.of(None), (text for own in captions for text in own))
@@ -229,8 +228,8 @@ def main() -> None:
     plan: dict[str, tuple[Shape, int, int, dict[str, bool]]] = {
         **{f"seed-{seed}": (Shape(), EPOCHS, seed, {}) for seed in SEEDS},
         "blind": (Shape(), EPOCHS, 0, {"blind": True}),
-        "prefix": (Shape(), EPOCHS, 0, {"few": True}),
-        "printed": (Shape(mask="printed"), EPOCHS, 0, {"few": True}),
+        "prefix": (Shape(), MASK_EPOCHS, 0, {"single": True}),
+        "printed": (Shape(mask="printed"), MASK_EPOCHS, 0, {"single": True}),
         "heart": (Shape(dropout=0.0), HEART_EPOCHS, 0, {"heart": True}),
     }
     files = {
