@@ -47,6 +47,10 @@ Address = Annotated[
         help="Of the Ray cluster. [default: $RAY_ADDRESS, else one on this machine, started if need be]"
     ),
 ]
+Describe = Annotated[
+    Path | None,
+    typer.Option(help="A captioner that writes a text, marked as generated, for images without one."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
 
@@ -75,6 +79,7 @@ def index(
     max_megapixels: flags.MaxMegapixels = flags.DEFAULTS.max_megapixels,
     engine: EngineName = "local",
     address: Address = None,
+    describe: Describe = None,
     prune: Prune = False,
     dry_run: DryRun = False,
     strict: Strict = False,
@@ -92,8 +97,15 @@ def index(
 
     source, name = sources.corpus_of(corpus, coco, images, ids, texts)
     target = out or Path("indexes", name)
+    if describe is not None and dry_run:
+        raise BadInputError("--describe writes captions to know the plan: leave out --dry-run or --describe")
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
     with _engine(engine, address) as encoding, progress() as show:
+        if describe is not None:
+            from felga.captions.described import described
+
+            memory = target.with_name(f"{target.name}.captions.jsonl")
+            source = described(source, describe, memory, beam=4, device=device, progress=show)
         report = run(
             source, target, options, fenet=fenet, index=index, min_recall=min_recall, prune=prune,
             dry_run=dry_run, engine=encoding, progress=show,
