@@ -36,7 +36,7 @@ def captions() -> list[str]:
     rows = {
         "decoder, greedy": results["greedy"],
         f"decoder, beam of {found['beam']}": results["beam"],
-        f"decoder that saw no image, beam of {found['beam']}": results["blind"],
+        f"decoder that is shown the mean training image, beam of {found['beam']}": results["blind"],
         "caption of the nearest training image": results["nearest"],
         "of the captions of the 10 nearest, the one most like the others": results["voted"],
         "the most typical training caption, for every image": results["typical"],
