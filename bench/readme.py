@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_adapt import adaptation
+from readme_captions import captions
 from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import (
@@ -288,6 +289,7 @@ def measured() -> list[str]:
         evaluator,
         proposals,
         region_trunks,
+        captions,
         pooling,
         duplicates,
         concepts,

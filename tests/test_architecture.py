@@ -20,6 +20,7 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["proposals"],
     ["encoders"],
     ["adapt"],
+    ["captions"],
     ["search"],
     ["fenet"],
     ["store"],
