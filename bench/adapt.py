@@ -9,9 +9,8 @@ have them. Measured before and after:
 * AP and AP50 (pycocotools) of boxes with labels. Before: the boxes of `learned`, each labelled with the class
   name nearest to conse's vector. After: `--regions adapted:FILE`.
 * Object discovery (the paper's 4.3) by ten regions of `learned` and the whole image, over the classes that
-  were learned and over those that were not; with frozen vectors; with the FENet that comes with felga, which
-  was trained on conse's vectors; and with a FENet of the recipe `locked`, trained for each of them on the
-  captions of train2017.
+  were learned and over those that were not; with frozen vectors, and with the FENet that comes with felga,
+  which was trained on conse's vectors and the captions of train2017.
 
 The gate and the settings of the training were chosen on every seventh image of train2017, held out, with each
 quarter of the classes held out in turn (docs/adapt.md).
@@ -42,17 +41,11 @@ from felga.corpus.decode import read_image
 from felga.evaluation.localisation import detection
 from felga.evaluation.protocol import Split, object_discovery
 from felga.evaluation.results import commit, machine
-from felga.evaluation.split import GroundTruth, encode_split
+from felga.evaluation.split import GroundTruth
 from felga.fenet.checkpoint import load_fenet
-from felga.fenet.features import Features
 from felga.fenet.packaged import packaged
-from felga.fenet.recipes import make_recipe
-from felga.fenet.train import train
-from felga.indexing.options import Options
-from felga.indexing.parts import Parts
 from felga.models.arrays import read_about, write_arrays
 from felga.registry import make_encoder, make_regions
-from felga.store.pairs import features_of
 from felga.types import DecodedImage, Encoder, FeatureEncoder, Frozen, Region
 
 EVERY, HELD = 4, 3
@@ -213,33 +206,6 @@ def see(
     return searched, seen, labelled
 
 
-def fenets(
-    files: CocoFiles, encoders: Mapping[str, FeatureEncoder], seeds: Mapping[str, Sequence[int]], work: Path
-) -> dict[str, dict[int, Any]]:
-    """FENets trained on the captions of a split, with the vectors of each encoder."""
-    parts = Parts.make(Options(device="cpu"))
-    encoded = encode_split(files, work, parts, None, Log())
-    base, paths, show = features_of(encoded.index.folder), encoded.paths(), Log()
-    rows = encoded.index.images.read(["image_id", "boxes"]).to_pylist()
-    boxes = {row["image_id"]: np.array(row["boxes"], np.float32).reshape(-1, 4) for row in rows}
-    vectors: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
-    for number, image_id in enumerate(base.pair_ids, 1):
-        image = read_image(paths[image_id], image_id)
-        for name, encoder in encoders.items():
-            vectors[name] += encoder.encode_regions([image], [boxes[image_id]])
-        show("images for FENet", number, len(base.pair_ids))
-    trained: dict[str, dict[int, Any]] = {}
-    for name, encoder in encoders.items():
-        own: Features = replace(
-            base, regions=np.concatenate(vectors[name]), encoder="x", identity=encoder.identity()
-        )
-        trained[name] = {
-            seed: train(own, make_recipe("locked"), seed=seed, device="cpu") for seed in seeds[name]
-        }
-        print(f"FENet on {name}", flush=True)
-    return trained
-
-
 def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each figure over the seeds."""
     return {
@@ -256,9 +222,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--no-fenet", action="store_true", help="without the rows of FENet, which take longest"
-    )
     parser.add_argument("--work", type=Path, default=Path("runs/adapt"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "adapt.json")
     args = parser.parse_args()
@@ -276,10 +239,6 @@ def main() -> None:
     splits = {name: test.searched(searched, encoders[name], own) for name, own in seen.items()}
     shipped = packaged(encoders["conse"].identity())
     assert shipped is not None
-    trained = {}
-    if not args.no_fenet:
-        seeds = {spec: [seed] for own in specs.values() for seed, spec in own.items()}
-        trained = fenets(source, encoders, {"conse": args.seeds, **seeds}, args.work)
     results: dict[str, Any] = {}
     for task, classes in tasks.items():
         groups = {"learned": classes, "others": [name for name in test.names if name not in classes]}
@@ -295,10 +254,6 @@ def main() -> None:
                 "before": discovery(splits["conse"], embedding, groups),
                 "after": summary(after),
             }
-        if trained:
-            before = [discovery(splits["conse"], fenet, groups) for fenet in trained["conse"].values()]
-            after = [discovery(splits[spec], trained[spec][seed], groups) for seed, spec in own.items()]
-            results[task]["fenet"] = {"before": summary(before), "after": summary(after)}
     result = {
         "commit": commit(),
         "machine": machine(),
