@@ -81,7 +81,7 @@ class Engine:
         """Open an index.
 
         Args:
-            folder: what ``felga index --out`` wrote.
+            folder: what ``felga index --out`` wrote, or the URL that it was pushed to.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for the queries.
             root: where the images are now, if they were moved; None: where they were indexed.
             encoder: an encoder, or the name of one, which may then fetch its weights from a hub. None: the
@@ -91,6 +91,10 @@ class Engine:
             NotFoundError: there is no index.
             BadIndexError: it is damaged, of a format that this felga does not read, or of another encoder.
         """
+        if isinstance(folder, str) and is_url(folder):
+            from felga.store.remote_index import mirror  # fsspec, which few need
+
+            folder = mirror(folder)
         index = StoredIndex.open(folder, device=device)
         if isinstance(encoder, str):
             pooling = index.manifest.contract.encoder.get("pooling")

@@ -24,6 +24,7 @@ from felga.cli.plan import plan
 from felga.cli.samples import data, demo
 from felga.cli.search import assign, search
 from felga.cli.serve import serve
+from felga.cli.storage import pull, push
 from felga.cli.train import fenet_apply, train
 from felga.cli.train_regions import train_regions
 from felga.errors import FelgaError
@@ -85,6 +86,8 @@ app.command(epilog="Example: felga export indexes/photos --to clip-retrieval vec
 app.command(
     "import", epilog="Example: felga import vectors/ --from clip-retrieval --encoder clip --out indexes/laion"
 )(import_)
+app.command(epilog="Example: felga push indexes/photos s3://bucket/photos-index")(push)
+app.command(epilog="Example: felga pull s3://bucket/photos-index indexes/photos")(pull)
 app.command(epilog="Example: felga info --index indexes/photos --format json")(info)
 app.command(epilog="Example: felga verify --index indexes/photos")(verify)
 app.command(epilog="Example: felga doctor --format json")(doctor)

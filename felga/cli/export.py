@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from felga.cli import flags
+from felga.cli.locate import find_index
 from felga.cli.output import say
 from felga.cli.progress import progress
 from felga.errors import BadInputError
@@ -15,7 +16,7 @@ from felga.files import shown
 
 
 def export(
-    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    index: Annotated[str, typer.Argument(help="Index folder, or the URL that one was pushed to.")],
     target: Annotated[
         str,
         typer.Argument(
@@ -27,7 +28,7 @@ def export(
 ) -> None:
     """Write the vectors of all regions, and what each row is, for other programs."""
     if to == "milvus":
-        _into_milvus(index, target, root)
+        _into_milvus(find_index(index), target, root)
         return
     from felga.show.targets import check_folder
 
@@ -38,7 +39,7 @@ def export(
     from felga.store.export import export_clip_retrieval
     from felga.store.stored import StoredIndex
 
-    with StoredIndex.open(index) as stored, progress() as show:
+    with StoredIndex.open(find_index(index)) as stored, progress() as show:
         done = export_clip_retrieval(stored, folder, root or stored.manifest.corpus.root, show)
     captions = "with" if done.texts else "without"
     say(f"{done.rows:,} regions, {captions} vectors of captions, in {shown(folder)}")

@@ -16,11 +16,14 @@ DEFAULTS = Options()
 
 Format: TypeAlias = Literal["table", "json", "jsonl", "csv"]
 Pool: TypeAlias = Literal["roi", "crop"]
-INDEX_HELP = "Index folder. [default: $FELGA_INDEX, else the newest below indexes/, else the last one built]"
+INDEX_HELP = (
+    "Index folder, or the URL that one was pushed to. "
+    "[default: $FELGA_INDEX, else the newest below indexes/, else the last one built]"
+)
 
-Index = Annotated[Path | None, typer.Option(help=INDEX_HELP)]
+Index = Annotated[str | None, typer.Option("--index", help=INDEX_HELP)]
 AnyIndex = Annotated[
-    str | None, typer.Option("--index", help=INDEX_HELP.replace("folder.", "folder, or milvus:URI."))
+    str | None, typer.Option("--index", help=INDEX_HELP.replace("pushed to.", "pushed to, or milvus:URI."))
 ]
 TopK = Annotated[int, typer.Option("--top", "-k", help="Number of hits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -6,25 +6,38 @@ import os
 from pathlib import Path
 
 from felga.cli.output import say
-from felga.errors import NotFoundError
-from felga.files import shown
+from felga.cli.progress import progress
+from felga.errors import BadInputError, NotFoundError
+from felga.files import is_url, shown
 
 VARIABLE = "FELGA_INDEX"
 HERE = Path("indexes")
 
 
-def find_index(index: Path | None) -> Path:
+def find_index(index: str | Path | None, *, written: bool = False) -> Path:
     """The index to read: ``--index``, ``$FELGA_INDEX``, the newest below ``indexes/``, the last one built.
 
-    A choice that is not obvious is reported on stderr.
+    Of one on object storage, its mirror on this machine. A choice that is not obvious is reported on stderr.
+
+    Args:
+        written: it is to be changed, and hence must be of this machine.
 
     Raises:
         NotFoundError: there is none.
+        BadInputError: it is on object storage, and to be changed; or does not answer.
     """
-    if index is not None:
-        return index
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
+    named = os.environ.get(VARIABLE) if index is None else os.fspath(index)
+    if named and is_url(named):
+        if written:
+            raise BadInputError(
+                f"{shown(named)} cannot be changed where it is: `felga pull` it, change it, `felga push` it"
+            )
+        from felga.store.remote_index import mirror
+
+        with progress() as show:
+            return mirror(named, show)
+    if named or index is not None:
+        return Path(named or "")
     if near := _newest_first(HERE):
         if len(near) > 1:
             say(f"using {shown(near[0])}, the newest of {len(near)} indexes here; --index picks another")

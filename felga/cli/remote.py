@@ -1,4 +1,4 @@
-"""Whom ``felga search`` and ``felga assign`` ask: an index on this machine or in Milvus, or a server."""
+"""Whom ``felga search`` and ``felga assign`` ask: an index here, at a URL or in Milvus, or a server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from felga.cli.locate import VARIABLE, find_index
 from felga.corpus.inside import exists
 from felga.errors import BadInputError
+from felga.files import is_url
 
 if TYPE_CHECKING:
     from felga.cli.outputs import Outputs
@@ -46,11 +47,11 @@ def opened(
             with MilvusEngine.connect(named, device=device, root=root, encoder=encoder) as remote:
                 yield remote, str(Place.parse(named))
             return
-        folder = find_index(None if index is None else Path(index))
+        folder = find_index(index)
         from felga.engine import Engine
 
         with Engine.open(folder, device=device, root=root, encoder=encoder) as engine:
-            yield engine, folder
+            yield engine, named if is_url(named) else folder
         return
     if index is not None or root is not None or encoder is not None:
         raise BadInputError("--server answers from its own index: leave out --index, --root and --encoder")

@@ -6,19 +6,21 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from felga.cli import flags
-from felga.cli.locate import find_index
+from felga.cli.locate import VARIABLE, find_index
 from felga.cli.output import say
 from felga.errors import BadInputError, MissingError, StorageError
-from felga.files import storage_reason
+from felga.files import is_url, storage_reason
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
+AWAY = 10.0  # seconds between two looks at a manifest on object storage
 GRACE = 5  # seconds for requests in flight at the end
 
 
@@ -52,8 +54,9 @@ def serve(
             f"--host {host} lets other machines in: give a secret with --token or $FELGA_TOKEN"
         )
     folder = find_index(index)
+    named = index or os.environ.get(VARIABLE, "")
     with _listening(host, port) as listener:
-        _serve(listener, folder, host, token, root, device)
+        _serve(listener, folder, named if is_url(named) else None, host, token, root, device)
 
 
 def _share_the_processor() -> None:
@@ -66,7 +69,13 @@ def _share_the_processor() -> None:
 
 
 def _serve(
-    listener: socket.socket, folder: Path, host: str, token: str | None, root: Path | None, device: str
+    listener: socket.socket,
+    folder: Path,
+    url: str | None,
+    host: str,
+    token: str | None,
+    root: Path | None,
+    device: str,
 ) -> None:
     import uvicorn
 
@@ -75,7 +84,12 @@ def _serve(
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("felga.server").setLevel(logging.INFO)
-    with Service(folder, device=device, root=root) as service:
+    followed: Any = {}
+    if url is not None:
+        from felga.store.remote_index import mirror
+
+        followed = {"find": partial(mirror, url), "every": AWAY}
+    with Service(folder, device=device, root=root, **followed) as service:
         config = uvicorn.Config(
             make_app(service, host=host, token=token),
             log_config=None,

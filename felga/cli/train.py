@@ -96,7 +96,7 @@ def fenet_apply(
     """Put a FENet on an index, or remove it; the raw vectors stay, nothing is encoded again."""
     if (checkpoint is None) != remove:
         raise BadInputError("give either CHECKPOINT or --remove")
-    folder = find_index(index)
+    folder = find_index(index, written=True)
     from felga.indexing.job import apply_fenet
 
     manifest = apply_fenet(folder, checkpoint, device=device)

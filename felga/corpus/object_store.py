@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from typing import Any
-
-import fsspec
-from fsspec.asyn import AsyncFileSystem
-from fsspec.spec import AbstractFileSystem
 
 from felga.corpus.captioned import CaptionedFiles, id_of
 from felga.corpus.captions import NoCaption
 from felga.corpus.decode import MAX_BYTES, UnreadableImage
 from felga.corpus.items import UNKNOWN, BadItem, ImageItem, Texts
-from felga.errors import BadInputError, MissingError, NotFoundError, StorageError
-from felga.files import is_url, shown
+from felga.corpus.urls import everything_below, modified, open_url, reason
+from felga.errors import BadInputError, NotFoundError, StorageError
+from felga.files import shown
 
-TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
-"""What S3, Azure, Google, local files and memory call the time of an object; the first one known counts."""
 ETAGS = ("ETag", "etag")
 EXPECTED = "expected e.g. s3://BUCKET/PREFIX"
 
@@ -46,15 +40,8 @@ class ObjectCorpus(CaptionedFiles):
 
     def __init__(self, url: str, texts: Texts = "joined") -> None:
         super().__init__(texts)
-        if not is_url(url):
-            raise BadInputError(f"{shown(url)} is no URL of object storage: {EXPECTED}")
+        self._fs, self._base = open_url(url.rstrip("/"), EXPECTED)
         self.root: str = url.rstrip("/")
-        try:
-            self._fs, self._base = fsspec.core.url_to_fs(self.root)
-        except ImportError as error:
-            raise MissingError(f"{shown(url)} cannot be opened: {error}") from error
-        except ValueError as error:
-            raise BadInputError(f"{shown(url)} cannot be opened ({error}): {EXPECTED}") from error
         self._found: Mapping[str, Mapping[str, Any]] = {}
 
     def read(self, item: ImageItem) -> bytes:
@@ -69,7 +56,7 @@ class ObjectCorpus(CaptionedFiles):
         try:
             data = self._fetched(item.path)
         except (FileNotFoundError, PermissionError) as error:
-            raise UnreadableImage(f"{item.image_id} cannot be read: {_reason(error)}") from error
+            raise UnreadableImage(f"{item.image_id} cannot be read: {reason(error)}") from error
         if not data:
             raise UnreadableImage(f"{item.image_id} is empty")
         return data
@@ -81,14 +68,13 @@ class ObjectCorpus(CaptionedFiles):
             NotFoundError: there is nothing.
             BadInputError: it cannot be listed, or is an object itself.
         """
-        self._fs.invalidate_cache()
         try:
-            listed: dict[str, dict[str, Any]] = self._fs.find(self._base, detail=True, **_strictly(self._fs))
+            listed = everything_below(self._fs, self._base)
         except FileNotFoundError:
             listed = {}
         except Exception as error:  # as in `_asked`
             raise BadInputError(
-                f"{shown(self.root)} cannot be listed ({_reason(error)}): check its name, the credentials "
+                f"{shown(self.root)} cannot be listed ({reason(error)}): check its name, the credentials "
                 "and the network"
             ) from error
         if not listed:
@@ -106,7 +92,7 @@ class ObjectCorpus(CaptionedFiles):
             try:
                 about = self._asked(self._fs.info, path)
             except (FileNotFoundError, PermissionError) as error:
-                bad.append(BadItem("image", image_id, image_id, f"it cannot be read: {_reason(error)}"))
+                bad.append(BadItem("image", image_id, image_id, f"it cannot be read: {reason(error)}"))
                 return None
         size = about.get("size")
         return ImageItem(image_id, path, UNKNOWN if size is None else int(size), _state(about) or 0)
@@ -118,7 +104,7 @@ class ObjectCorpus(CaptionedFiles):
         try:
             return self._fetched(path)
         except (FileNotFoundError, PermissionError) as error:
-            raise NoCaption(f"the file cannot be read: {_reason(error)}") from error
+            raise NoCaption(f"the file cannot be read: {reason(error)}") from error
 
     def _fetched(self, path: str) -> bytes:
         data: bytes = self._asked(self._fs.cat_file, path)
@@ -137,18 +123,12 @@ class ObjectCorpus(CaptionedFiles):
             raise
         except Exception as error:  # services have errors of their own, and not all are of the system's kind
             raise StorageError(
-                f"{self._place(path)} cannot be read ({_reason(error)}): nothing was lost, run again once "
+                f"{self._place(path)} cannot be read ({reason(error)}): nothing was lost, run again once "
                 "the service answers"
             ) from error
 
     def _place(self, path: str) -> str:
         return f"{self._base.rstrip('/')}/{path}"
-
-
-def _strictly(fs: AbstractFileSystem) -> dict[str, str]:
-    """What keeps fsspec, where it walks from folder to folder, from leaving out those that it cannot list."""
-    walking = AbstractFileSystem.find, AsyncFileSystem._find
-    return {"on_error": "raise"} if getattr(type(fs), "_find", type(fs).find) in walking else {}
 
 
 def _state(about: Mapping[str, Any]) -> int | None:
@@ -158,17 +138,5 @@ def _state(about: Mapping[str, Any]) -> int | None:
     """
     if etag := next((about[name] for name in ETAGS if about.get(name)), None):
         return int.from_bytes(hashlib.sha256(str(etag).encode()).digest()[:8]) >> 2
-    time = next((about[name] for name in TIMES if about.get(name)), None)
-    if isinstance(time, str):
-        time = datetime.fromisoformat(time)
-    if isinstance(time, datetime):
-        time = time.timestamp()
+    time = modified(about)
     return None if time is None else int(time * 1e9)
-
-
-def _reason(error: Exception) -> str:
-    """What a service said, in one line."""
-    if isinstance(error, FileNotFoundError):
-        return "it does not exist"
-    text = " ".join(str(error).split())[:200].rstrip(". ")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from felga.corpus.columns import CHUNK
-from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, checked_listing
+from felga.corpus.items import BadItem, Corpus, ImageItem, Listing, TextItem, checked_listing
 from felga.errors import BadIndexError, BadInputError, NotFoundError, StorageError
 from felga.files import canonical, shown, storage_errors
 from felga.indexing.approximation import approximate, check_asked
@@ -115,14 +115,12 @@ def index(
         if dry_run:
             _dry_run(corpus, listing, out, contract, report, options)
             return report
-        with ExitStack() as stack:
-            stack.enter_context(storage_errors(out))
-            folder = make_folder(out)
-            stack.enter_context(sole_writer(folder.path))
-            asked = index, min_recall
-            _sync(
-                corpus, listing, folder.path, contract, parts, engine, report, fenet, asked, prune, progress
-            )
+        with storage_errors(out), sole_writer((folder := make_folder(out)).path):
+            work = _begun(folder.path, contract, parts, fenet, (index, min_recall))
+            _encode(corpus, listing, work, parts, engine, report, prune, progress)
+            bad = listing.bad
+            del listing  # it is as large as what follows
+            _finish(corpus, bad, work, contract, parts, report, progress)
     return report
 
 
@@ -174,48 +172,91 @@ def _fenet(
     return install_fenet(folder, folder / before.fenet.file, contract, device, before.fenet.source)
 
 
-def _sync(
-    corpus: Corpus,
-    listing: Listing,
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An index that is being written.
+
+    Attributes:
+        before: its manifest; None in a first run.
+        broken: files of that which are made again.
+        trusted: names of data files that are intact.
+        installed: the FENet that it gets.
+        asked: of the approximate search.
+    """
+
+    folder: Path
+    before: Manifest | None
+    broken: dict[str, str]
+    trusted: set[str]
+    installed: Fenet | None
+    asked: tuple[str, float]
+    images: OwnerTable
+    texts: OwnerTable
+
+
+def _begun(
     folder: Path,
     contract: Contract,
     parts: Parts,
-    engine: Engine,
-    report: Report,
     fenet: str | Path,
     asked: tuple[str | None, float | None],
-    prune: bool,
-    progress: Progress,
-) -> None:
+) -> _Work:
     before = open_contract(folder, contract)
     broken = _broken(folder, before) if before else {}
     installed = _fenet(fenet, folder, contract, before, parts.options.device)
-    asked = check_asked(*asked, before, installed.entry.dim if installed else parts.encoder.dim)
+    wanted = check_asked(*asked, before, installed.entry.dim if installed else parts.encoder.dim)
     dim, trusted = parts.encoder.dim, _trusted(before)
     versions = (before.images.version, before.texts.version) if before else (None, None)
     images = _open_table(folder / IMAGES, image_schema(dim, parts.feature_dim), versions[0], trusted)
     texts = _open_table(folder / TEXTS, text_schema(dim), versions[1], trusted)
-    image_plan, text_plan = _plans(corpus, listing, images, texts, parts.options, prune)
+    return _Work(folder, before, broken, trusted, installed, wanted, images, texts)
+
+
+def _encode(
+    corpus: Corpus,
+    listing: Listing,
+    work: _Work,
+    parts: Parts,
+    engine: Engine,
+    report: Report,
+    prune: bool,
+    progress: Progress,
+) -> None:
+    """Bring both tables in line with the listing."""
+    image_plan, text_plan = _plans(corpus, listing, work.images, work.texts, parts.options, prune)
     encoding = engine(corpus, parts, report)
     with shared_cores():
-        carry_out(image_plan, images, encoding.images, "images", report, progress)
-        carry_out(text_plan, texts, encoding.texts, "texts", report, progress)
+        carry_out(image_plan, work.images, encoding.images, "images", report, progress)
+        carry_out(text_plan, work.texts, encoding.texts, "texts", report, progress)
+    report.images, report.texts = image_plan.counts, text_plan.counts
+
+
+def _finish(
+    corpus: Corpus,
+    bad: Sequence[BadItem],
+    work: _Work,
+    contract: Contract,
+    parts: Parts,
+    report: Report,
+    progress: Progress,
+) -> None:
+    """Make both tables the state of the index."""
+    folder, images, texts = work.folder, work.images, work.texts
     with report.timed("store"):
         for table in (images, texts):
             table.compact()
-            _check_written(table, trusted)
-        report.images, report.texts = image_plan.counts, text_plan.counts
-        errors = write_errors(folder, images, listing.bad)
+            _check_written(table, work.trusted)
+        errors = write_errors(folder, images, bad)
         entry = CorpusEntry(corpus.kind, os.fspath(corpus.root), canonical(dict(corpus.settings())))
         manifest = commit(
-            folder, contract, entry, images, texts, errors, installed,
-            encoder=parts.encoder.name, before=before, broken=broken,
+            folder, contract, entry, images, texts, errors, work.installed,
+            encoder=parts.encoder.name, before=work.before, broken=work.broken,
         )  # fmt: skip
         (folder / BUILDING).unlink(missing_ok=True)
     report.images.quarantined, report.texts.quarantined = errors.images, errors.texts
     report.images.fragments, report.texts.fragments = manifest.images.fragments, manifest.texts.fragments
     with report.timed("approximate"):
-        approximate(folder, lambda: parts.encoder, *asked, progress=progress)
+        approximate(folder, lambda: parts.encoder, *work.asked, progress=progress)
 
 
 def _open_table(path: Path, schema: pa.Schema, version: int | None, trusted: Collection[str]) -> OwnerTable:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,22 +61,25 @@ class Following:
         device: str = "auto",
         root: str | Path | None = None,
         every: float = EVERY,
+        find: Callable[[], Path] | None = None,
     ) -> None:
         """Open the index and load its text encoder.
 
         Args:
             device, root: as of :meth:`felga.engine.Engine.open`.
             every: seconds between two looks at the manifest.
+            find: the folder of the newest state, where that is another one for each; None: ``folder``.
 
         Raises:
             FelgaError: as :meth:`felga.engine.Engine.open`.
         """
         self.folder = Path(folder)
         self.problem: str | None = None
+        self._find = find or (lambda: self.folder)
         self._device, self._root, self._every = device, root, every
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._current = self._opened(None)
+        self._current = self._opened(self.folder, None)
         self._watcher = threading.Thread(target=self._watch, name="felga-follow", daemon=True)
         self._watcher.start()
 
@@ -117,11 +120,16 @@ class Following:
     def refresh(self) -> None:
         """Open the index again if it was updated; if that fails, keep the state and note the problem."""
         old = self._current
-        if old.engine.index.is_current():
+        try:
+            folder = self._find()
+        except FelgaError as error:
+            self._note(f"the newest state of the index cannot be fetched: {self.public(str(error))}")
+            return
+        if folder == self.folder and old.engine.index.is_current():
             self.problem = None
             return
         try:
-            new = self._opened(old)
+            new = self._opened(folder, old)
         except FelgaError as error:
             self._note(f"the index was updated, but cannot be opened: {self.public(str(error))}")
             return
@@ -130,7 +138,7 @@ class Following:
             self._note("the index was updated, but cannot be opened: see the log of the server")
             return
         with self._lock:
-            self._current, self.problem = new, None
+            self.folder, self._current, self.problem = folder, new, None
             self._retire(old)
         log.info("state %d of the index is served", new.number)
 
@@ -146,9 +154,9 @@ class Following:
             message = message.replace(name + os.sep, "").replace(name, "the index")
         return _ABSOLUTE.sub(lambda match: os.path.basename(match[0].rstrip("/")), message)
 
-    def _opened(self, old: State | None) -> State:
+    def _opened(self, folder: Path, old: State | None) -> State:
         """The index as it is now, warmed up; a model that the last state has is not loaded again."""
-        index = StoredIndex.open(self.folder, device=self._device)
+        index = StoredIndex.open(folder, device=self._device)
         same = old and index.manifest.contract.encoder == old.engine.manifest.contract.encoder
         try:
             encoder = old.engine.encoder if old and same else None

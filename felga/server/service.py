@@ -32,9 +32,10 @@ class Service:
         device: str = "auto",
         root: str | Path | None = None,
         every: float = EVERY,
+        find: Callable[[], Path] | None = None,
     ) -> None:
         """As :class:`felga.server.following.Following`."""
-        self.following = Following(folder, device=device, root=root, every=every)
+        self.following = Following(folder, device=device, root=root, every=every, find=find)
         self.metrics = Metrics(self.following)
         self.batcher = Batcher(self.following, self.metrics.batch.observe)
         self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)

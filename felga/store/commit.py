@@ -221,7 +221,7 @@ def _clean(folder: Path, manifest: Manifest, images: OwnerTable, texts: OwnerTab
     """Remove what neither the manifest nor a retired one that may be in use needs."""
     states = [manifest]
     for path in (folder / RETIRED).glob("*.json"):
-        if _in_use(path):
+        if _needed(path):
             with suppress(FelgaError):
                 states.append(read_manifest(path.parent, path.name))
         else:
@@ -243,14 +243,17 @@ def _clean(folder: Path, manifest: Manifest, images: OwnerTable, texts: OwnerTab
     texts.forget_all_but({state.texts.version for state in states})
 
 
-def _in_use(path: Path) -> bool:
+def _needed(path: Path) -> bool:
     """Whether a reader may still need the state of a retired manifest."""
     replaced = int(path.stem) / 1e9 if path.stem.isdigit() else 0.0
-    if time.time() - replaced < KEEP_RETIRED:
-        return True
+    return time.time() - replaced < KEEP_RETIRED or is_open(path)
+
+
+def is_open(manifest: Path) -> bool:
+    """Whether a reader has the state of a manifest open (:class:`felga.store.stored.Lease`)."""
     if fcntl is None:
         return False
-    with path.open("rb") as file:
+    with manifest.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -247,7 +247,9 @@ class OwnerTable:
 
 
 def _batches_of(piece: Any) -> Iterator[pa.RecordBatch]:
-    return iter(piece.to_batches(batch_size=1024, with_row_id=True))
+    """All rows with their ids; a scan of them all would read far ahead."""
+    for start in range(0, piece.count_rows(), 8192):
+        yield from piece.to_batches(batch_size=1024, with_row_id=True, offset=start, limit=8192)
 
 
 def _version_files(version: int) -> tuple[str, str]:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
-import subprocess
-import sys
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,6 +22,7 @@ from felga.registry import make_corpus
 from felga.testing.corpus import CorpusContract
 from tests.cli.calls import call
 from tests.made import CHEAP, WORDS, counts
+from tests.s3 import needs, s3_server
 
 from .test_third_party import png
 
@@ -41,13 +38,6 @@ FILES = {
     ".hidden/e.png": png(4),
     "odd \xe9'\".png": png(5),
 }
-
-
-def needs(*packages):
-    """Skip the test where a package is missing, and say which."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}: pip install 'felga[test]'")
 
 
 @pytest.fixture
@@ -70,33 +60,9 @@ def on_disk(tmp_path):
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """A bucket on an S3 server of this machine."""
-    needs("moto", "s3fs")
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-c", "from moto.server import main; main()", "-p", "0", "-H", "127.0.0.1"],
-            stdout=file,
-            stderr=file,
-        )
-    set_before = pytest.MonkeyPatch()
-    try:
-        until = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
-        set_before.setenv("AWS_ENDPOINT_URL", found[0])
-        set_before.setenv("AWS_ACCESS_KEY_ID", "id")
-        set_before.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        set_before.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fs = fsspec.filesystem("s3")
-        fs.mkdir("bucket")
+    with s3_server(tmp_path_factory.mktemp("moto")) as fs:
         fs.pipe({f"bucket/photos/{name}": data for name, data in FILES.items()})
         yield "s3://bucket/photos"
-    finally:
-        set_before.undo()
-        server.terminate()
-        server.wait()
 
 
 class TestMemory(CorpusContract):
