@@ -19,6 +19,8 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["testing"],
     ["proposals"],
     ["encoders"],
+    ["captions"],
+    ["alignment"],
     ["search"],
     ["fenet"],
     ["store"],

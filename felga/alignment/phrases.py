@@ -6,36 +6,24 @@ From the noun that names the object's class it reads left over adjectives, and r
 * left: up to three words after a determiner, or, without one, words of :data:`ADJECTIVES` alone;
 * right: ``on``, ``with`` or ``in`` and a noun phrase of up to four words, which ends before a word of
   :data:`STOPS`, a word in -ing, or a word in -s whose phrase began with ``a`` or ``an`` (a verb);
-* a noun that begins the caption or a clause is the subject: between it and that noun phrase may be one word in
-  -ing, with or without the preposition. Elsewhere such a word usually belongs to another noun.
+* a noun that begins the caption or a clause is the subject: between it and that noun phrase may be one word
+  in -ing, with or without the preposition. Elsewhere such a word usually belongs to another noun.
 
 It errs where a verb looks like a noun ("men in suits watch" keeps *watch*), and takes only the first mention.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from importlib.resources import files
 
 from felga.corpus.class_names import mentioned
 
-DETERMINERS = frozenset(
-    "a an the one two three four five some several many his her their its this that these those each every "
-    "another".split()
-)
-STOPS = frozenset(
-    ". and or but while as of in on at with to by from for near next behind beside under over above below "
-    "across along around between during into through off out up down against inside outside after before "
-    "is are was were be has have had do does can who which that where what when there it they he she "
-    "sits stands lies lays rides holds looks walks runs plays eats flies waits sit stand lie lay ride hold "
-    "look walk run play eat fly wait sat stood parked seen shown surrounded covered filled being not very "
-    "together only about one two while front top back".split()
-)
-ADJECTIVES = frozenset(
-    "red blue green yellow orange white black brown gray grey pink purple golden silver dark light bright "
-    "colorful big large huge small little tiny tall short long old young new wooden metal plastic glass stone "
-    "brick empty full open closed clean dirty wet fluffy furry striped spotted fat cute happy male female "
-    "elderly adult modern vintage antique double single half baby fresh sliced ripe cooked".split()
-)
+_LISTS = json.loads(files(__package__).joinpath("phrase_words.json").read_text("utf-8"))
+DETERMINERS = frozenset(_LISTS["determiners"].split())
+STOPS = frozenset(_LISTS["stops"].split())
+ADJECTIVES = frozenset(_LISTS["adjectives"].split())
 PREPOSITIONS = ("on", "with", "in")
 CLAUSES = (".", "of", "and", "while", "as")  # words after which a subject may stand
 LEFT, RIGHT = 3, 4  # words

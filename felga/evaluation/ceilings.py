@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from felga.boxes import iou as box_iou
-from felga.errors import BadInputError
 from felga.corpus.class_names import mentions
+from felga.errors import BadInputError
 from felga.evaluation.protocol import Relevance, Split
 from felga.search.average_precision import metrics
 from felga.types import Flags, Floats
