@@ -1,0 +1,37 @@
+"""A tiny BERT on disk, as transformers saves it, and a decoder of random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from felga.captions.caption_decoder import CaptionDecoder, Shape
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "Dog", "##s", "red", "on", "the", "sofa"]
+
+
+def tiny_bert(folder: Path, width: int = 48) -> Path:
+    """A cased BERT with the vectors of :data:`PIECES`, random."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    BertModel(BertConfig(vocab_size=len(PIECES), **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    words = {piece: number for number, piece in enumerate(PIECES)}
+    BertTokenizerFast(vocab=words, do_lower_case=False).save_pretrained(folder)
+    assert json.loads((folder / "tokenizer.json").read_text())["model"]["type"] == "WordPiece"
+    return folder
+
+
+def random_decoder(mask: str = "prefix", words: int = 20, width: int = 32) -> CaptionDecoder:
+    """In evaluation mode; its weights are large enough that everything read makes a difference."""
+    torch.manual_seed(1)
+    shape = Shape(layers=3, heads=4, inner=64, longest=9, mask=mask)  # type: ignore[arg-type]
+    decoder = CaptionDecoder(torch.randn(words, width), shape).eval()
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.3)
+    return decoder
