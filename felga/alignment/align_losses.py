@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from felga.captions.caption_batches import IGNORED
+from felga.captions.caption_decoder import CaptionDecoder
+
 TEMPERATURE = 0.07
 
 
@@ -74,12 +77,14 @@ def multi_loss(m: Tensor, phrases: Tensor, same: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def caption_loss(logits: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
-    """L_cap: mean negative log probability of the words of the phrases, their ends included.
+def caption_loss(decoder: CaptionDecoder, prefix: Tensor, words: Tensor, targets: Tensor) -> Tensor:
+    """L_cap: mean negative log probability of the words of phrases, their ends included, in nats.
 
     Args:
-        logits: (b, t, vocabulary) of the decoder; words: (b, t) what follows each position.
-        lengths: (b,) words to count in each row.
+        decoder: frozen; the gradient passes through it to the prefix.
+        prefix: (b, p, 384); words: (b, t), from the start.
+        targets: (b, t), what follows each word; :data:`IGNORED` behind the end.
     """
-    counted = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
-    return F.cross_entropy(logits[counted], words[counted])
+    expected = targets != IGNORED
+    states = decoder.states(prefix, words, torch.arange(len(words), device=words.device))[expected]
+    return F.cross_entropy(decoder.scores(states), targets[expected])

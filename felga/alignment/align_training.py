@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -174,19 +174,12 @@ class Training:
             drawn = torch.cat([torch.from_numpy(boxes), others])
             losses["tag"] = tag_loss(logits, self._fits[drawn], self._known[drawn])
         if self.weights.cap and self.decoding is not None:
-            losses["cap"] = self._caption_loss(found, phrases)
+            losses["cap"] = caption_loss(self.decoding.decoder, found.prefix, *self.decoding.rows(phrases))
         if self.weights.cond:
             losses["cond"] = self._condition_loss(found, cells, boxes, vectors, same)
         if self.weights.multi:
             losses["multi"] = multi_loss(found.m, vectors, same)
         return losses
-
-    def _caption_loss(self, found: Aligned, phrases: Sequence[str]) -> Tensor:
-        decoding = self.decoding
-        assert decoding is not None
-        words, successors, lengths = decoding.rows(phrases)
-        owners = torch.arange(len(words))
-        return caption_loss(decoding.decoder(found.prefix, words, owners), successors, lengths)
 
     def _condition_loss(
         self, found: Aligned, cells: Tensor, boxes: Rows, vectors: Tensor, same: Tensor

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from felga.alignment.aligner import Aligned, Aligner
 from felga.alignment.region_cells import cell_settings, places, region_cells
+from felga.captions.caption_batches import IGNORED
 from felga.captions.caption_decoder import END, START, CaptionDecoder, Shape
 from felga.captions.captioner import Caption, Captioner
 from felga.captions.generation import generate
@@ -65,16 +66,17 @@ class Decoding:
             )
         return cls(decoder, captioner.words, captioner.about)
 
-    def rows(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Words (n, t), what follows each of them (n, t), and how many of that to count (n,), of phrases."""
+    def rows(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The words of phrases, from the start (n, t), and what follows each of them (n, t)."""
         longest = self.decoder.shape.longest - 1
         said = [self.pieces.rows(f"a {phrase}")[:longest] for phrase in phrases]
         words = torch.full((len(said), max(map(len, said)) + 1), END)
-        successors = words.clone()
+        targets = torch.full_like(words, IGNORED)
         words[:, 0] = START
         for row, own in enumerate(said):
-            words[row, 1 : len(own) + 1] = successors[row, : len(own)] = torch.tensor(own)
-        return words, successors, torch.tensor([len(own) + 1 for own in said])
+            words[row, 1 : len(own) + 1] = targets[row, : len(own)] = torch.tensor(own)
+            targets[row, len(own)] = END
+        return words, targets
 
     def read(self, prefix: Tensor, beam: int) -> list[Caption]:
         """A phrase for each prefix (b, p, 384), without its article."""

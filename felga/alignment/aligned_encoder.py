@@ -20,7 +20,9 @@ from felga.models.minilm import DIM, SHA256, minilm
 from felga.types import Boxes, DecodedImage, Encoder, Vectors
 
 
-def aligned(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
+def aligned(
+    weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None
+) -> Encoder:
     """The encoder ``aligned:FILE``, of a model of ``felga align``.
 
     Args:
