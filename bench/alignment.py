@@ -3,8 +3,8 @@
     python bench/alignment.py --root COCO --captioner FILE [--held-out] [--seeds 0,1,2] [--sheet DIR]
 
 Trains felga.alignment on boxes, class names and captions of train2017, full and without each of its four
-losses, and measures on val2017; with ``--held-out`` it trains on six sevenths of train2017 and measures on the
-rest, which is where the settings were chosen. Ground-truth boxes, and boxes of the proposer ``learned``
+losses, and measures on val2017; with ``--held-out`` it trains on six sevenths of train2017 and measures on
+the rest, where the settings were chosen. Ground-truth boxes, and boxes of the proposer ``learned``
 (AlignCap's General Object Detection). Beside it: conse's frozen vectors, and the FENet that comes with felga,
 which saw captions alone.
 """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from felga.alignment.align_losses import Weights, caption_loss, condition_loss, multi_loss, tag_loss
 from felga.alignment.aligned import Decoding, write_aligned
-from felga.alignment.aligner import Aligned, Aligner
+from felga.alignment.aligner import Aligned, Aligner, Read
 from felga.alignment.region_cells import CellFile
 from felga.alignment.region_texts import LeaveOut, RegionTexts, read_region_texts
 from felga.alignment.tag_words import tag_words, tags_of
@@ -30,6 +30,7 @@ EPOCHS, BATCH = 12, 64
 OTHERS = 256  # boxes without phrases in each step; they have tags alone
 ALIKE = 4  # regions of one class that stand together in a batch, as hard negatives
 RATE, WEIGHT_DECAY, WARM_UP, CLIP = 1e-3, 0.05, 0.1, 5.0
+RIDGE = 0.3  # where the projection starts, as a share of the features' variance
 
 
 def train_alignment(
@@ -127,6 +128,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = Aligner(tags, seen.mean(0), seen.std(0) + 1e-3)
+        if weights.tag:
+            start_at(self.net, seen, tags[torch.from_numpy(texts.box_class)])
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
         for weight in self.net.parameters():  # made here: a resumed step is no first step
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
@@ -145,14 +148,16 @@ class Training:
                 self.optimizer.param_groups[0]["lr"] = RATE * _rate(done / self.all_steps)
                 losses = self._losses(order[step * BATCH : (step + 1) * BATCH], rng)
                 loss = torch.stack([getattr(self.weights, name) * one for name, one in losses.items()]).sum()
-                if not bool(torch.isfinite(loss)):
-                    raise DivergedError(f"the loss is {float(loss)} at step {done + 1}: check the boxes")
+                if not bool(loss.isfinite()):
+                    raise DivergedError(
+                        f"the loss is {float(loss.detach())} at step {done + 1}: check the boxes"
+                    )
                 self.optimizer.zero_grad(set_to_none=False)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
                 self.optimizer.step()
                 for name, one in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(one) / self.steps
+                    sums[name] = sums.get(name, 0.0) + float(one.detach()) / self.steps
                 progress("alignment", done + 1, self.all_steps)
         self.losses = sums
         self.epoch += 1
@@ -163,7 +168,9 @@ class Training:
         phrases = [str(rng.choice(self.texts.phrases[box])) for box in boxes.tolist()]
         places = torch.from_numpy(np.array(self.cells.places[boxes]))
         cells = torch.from_numpy(np.array(self.cells.cells[rows])).float()
-        found: Aligned = self.net(cells, places)
+        states = self.net.states(cells)
+        read = self.net.read(states)
+        found = self.net.align(states, read, places)
         number = torch.tensor([self._place[phrase] for phrase in phrases])
         same, vectors = number[:, None] == number, self._vectors[number]
         losses = {}
@@ -176,17 +183,17 @@ class Training:
         if self.weights.cap and self.decoding is not None:
             losses["cap"] = caption_loss(self.decoding.decoder, found.prefix, *self.decoding.rows(phrases))
         if self.weights.cond:
-            losses["cond"] = self._condition_loss(found, cells, boxes, vectors, same)
+            losses["cond"] = self._condition_loss(found, read, boxes, vectors, same)
         if self.weights.multi:
             losses["multi"] = multi_loss(found.m, vectors, same)
         return losses
 
     def _condition_loss(
-        self, found: Aligned, cells: Tensor, boxes: Rows, vectors: Tensor, same: Tensor
+        self, found: Aligned, read: Read, boxes: Rows, vectors: Tensor, same: Tensor
     ) -> Tensor:
         classes, which = np.unique(self.texts.box_class[boxes], return_inverse=True)
         asked = self.net.tags[torch.from_numpy(classes)].expand(len(boxes), -1, -1)
-        own = self.net.refine(asked, self.net.states(cells))  # (b, classes of the batch, 384)
+        own = self.net.refine(asked, read)  # (b, classes of the batch, 384)
         wrong = self._fits[torch.from_numpy(boxes)].gather(1, found.top) == 0
         return condition_loss(found.refined, wrong, own[:, torch.from_numpy(which)], vectors, same)
 
@@ -221,6 +228,21 @@ class Training:
             for name, value in state.items():
                 value.copy_(torch.from_numpy(arrays[name]).reshape(value.shape))
         self.epoch = int(about["epoch"])
+
+
+@torch.no_grad()
+def start_at(net: Aligner, means: Tensor, targets: Tensor) -> None:
+    """Start the projection at the ridge regression of the vectors of class names: tags are good at once.
+
+    Args:
+        means: (N, 1280), of the boxes; targets: (N, 384), of their classes.
+    """
+    seen = ((means - net.center) / net.spread).double()
+    center = targets.mean(0)
+    gram = seen.T @ seen + RIDGE * len(seen) * torch.eye(seen.shape[1], dtype=seen.dtype)
+    weight = torch.linalg.solve(gram, seen.T @ (targets - center).double())
+    net.project.weight.copy_(weight.T)
+    net.project.bias.copy_(center)
 
 
 def grouped(classes: Rows, rng: np.random.Generator) -> Rows:

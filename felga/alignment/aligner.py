@@ -31,6 +31,10 @@ DROPOUT = 0.2
 SLOPE, BIAS = 20.0, -3 * math.log(99)  # of ObjEmbed's code, where training starts
 
 
+Read = tuple[Tensor, Tensor]
+"""Keys and values of cells: (b, heads, 49, 384 / heads) each."""
+
+
 class Aligned(NamedTuple):
     """What a network says of b regions.
 
@@ -75,9 +79,9 @@ class Aligner(nn.Module):
         self.project = nn.Linear(CHANNELS, DIM)
         self.log_slope = nn.Parameter(torch.tensor(math.log(SLOPE)))
         self.bias = nn.Parameter(torch.tensor(BIAS))
-        self.attention = nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+        self.query, self.key_value, self.mix = (nn.Linear(DIM, n * DIM) for n in (1, 2, 1))
         self.norm = nn.LayerNorm(DIM)
-        self.align = nn.Sequential(
+        self.joint = nn.Sequential(
             nn.LayerNorm(2 * DIM + 8 * WAVES),
             nn.Linear(2 * DIM + 8 * WAVES, HIDDEN),
             nn.GELU(),
@@ -91,14 +95,18 @@ class Aligner(nn.Module):
             cells: (b, 49, 1280) of :func:`felga.alignment.region_cells.region_cells`.
             places: (b, 4) of :func:`felga.alignment.region_cells.places`.
         """
-        states = self.states(cells)  # (b, 49, 384)
+        states = self.states(cells)
+        return self.align(states, self.read(states), places)
+
+    def align(self, states: Tensor, read: Read, places: Tensor) -> Aligned:
+        """Of what :meth:`states` (b, 49, 384) and :meth:`read` returned."""
         x = states.mean(1)
         logits = self.tag_logits(x)
         scores, top = logits.topk(min(TOP, len(self.tags)), 1)
-        refined = self.refine(self.tags[top], states)
+        refined = self.refine(self.tags[top], read)
         weights = scores.detach().sigmoid()[..., None]
         pooled = (weights * refined).sum(1) / weights.sum(1)
-        m = self.align(torch.cat([x, pooled, sines(places)], 1))
+        m = self.joint(torch.cat([x, pooled, sines(places)], 1))
         return Aligned(x, logits, top, refined, pooled, m)
 
     def states(self, features: Tensor) -> Tensor:
@@ -110,10 +118,21 @@ class Aligner(nn.Module):
         """(b, 384) -> (b, W): ``a cos(x, E) + b``, with a and b learned."""
         return self.log_slope.exp() * F.normalize(x, dim=-1) @ self.tags.T + self.bias
 
-    def refine(self, queries: Tensor, states: Tensor) -> Tensor:
-        """Tags (b, q, 384) look at the cells (b, 49, 384): (b, q, 384)."""
-        seen: Tensor = self.norm(queries + self.attention(queries, states, states, need_weights=False)[0])
-        return seen
+    def read(self, states: Tensor) -> Read:
+        """Keys and values of cells (b, 49, 384)."""
+        keys, values = self.key_value(states).chunk(2, -1)
+        return _heads(keys), _heads(values)
+
+    def refine(self, queries: Tensor, read: Read) -> Tensor:
+        """Tags (b, q, 384) look at the cells that were :meth:`read`: (b, q, 384)."""
+        seen = F.scaled_dot_product_attention(_heads(self.query(queries)), *read)
+        refined: Tensor = self.norm(queries + self.mix(seen.transpose(1, 2).flatten(2)))
+        return refined
+
+
+def _heads(states: Tensor) -> Tensor:
+    """(b, n, 384) -> (b, heads, n, 384 / heads)."""
+    return states.view(*states.shape[:2], HEADS, -1).transpose(1, 2)
 
 
 def sines(places: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from felga.cli.align import align, tags
 from felga.cli.audit import audit
 from felga.cli.bench import bench_coco, bench_proposals
 from felga.cli.concepts import concepts
@@ -97,6 +98,11 @@ app.command(
     "train-regions",
     epilog="Example: felga train-regions instances_train2017.json train2017 --out mine.safetensors",
 )(train_regions)
+app.command(
+    epilog="Example: felga align instances_train2017.json captions_train2017.json train2017 --captioner "
+    "captioner.safetensors"
+)(align)
+app.command(epilog="Example: felga tags photo.jpg --box 10,20,200,180 --model aligned.safetensors")(tags)
 app.add_typer(fenet, name="fenet")
 fenet.command("apply", epilog="Example: felga fenet apply photos.fenet.safetensors --index indexes/photos")(
     fenet_apply
