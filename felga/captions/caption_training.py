@@ -1,7 +1,7 @@
 """Training a captioner by teacher forcing (MIC21Summarizer, Eq. 12-13): deterministic, resumable.
 
-The network of the images and the words' vectors are frozen. The visual tokens of all images are computed once and
-kept beside the file to be written, 90 kB per image, until the training is done.
+The network of the images and the words' vectors are frozen. The visual tokens of all images are computed once
+and kept beside the file to be written, 90 kB per image, until the training is done.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def train_captioner(
         progress: called with ``visual tokens`` (images) and ``captions`` (steps).
 
     Raises:
-        NotFoundError, BadInputError: captions, words or an image cannot be read, or there is nothing to learn.
+        NotFoundError, BadInputError: captions, words or an image cannot be read.
         DivergedError: the loss is not finite.
         StorageError: the disk is full.
     """
@@ -154,7 +154,7 @@ class CaptionTraining:
     def _step(self, batch: Batch, step: int) -> float:
         self._optimizer.param_groups[0]["lr"] = RATE * _rate(step / self._all_steps)
         loss = self._loss(batch, SMOOTHING, "mean")
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
                 f"the loss is {value} at step {step + 1}: check the captions and the words' vectors"

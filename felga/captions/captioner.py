@@ -76,8 +76,9 @@ class Captioner:
             net = CaptionNet(pieces, Shape.from_json(about["shape"]))
             net.load_state_dict({name: torch.from_numpy(value).float() for name, value in arrays.items()})
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
             raise BadInputError(
-                f"{shown(path)} is not a captioner of felga ({error}): train it again"
+                f"{shown(path)} is not a captioner of felga ({reason}): train it again"
             ) from error
         return cls(net, pieces, about, pick_device(device))
 
@@ -101,4 +102,4 @@ def write_captioner(
     """Write a :class:`CaptionNet` in half precision, the ids of its words, and how it was trained."""
     halves = {name: value.astype(np.float16) for name, value in arrays.items()}
     settings = {"visual": visual_settings(), "words": words.source.to_json(), "shape": shape.to_json()}
-    write_arrays(path, KIND, {**halves, "ids": words.ids}, {**settings, **about, "felga": __version__})
+    write_arrays(path, KIND, {**halves, "ids": words.ids}, {**about, **settings, "felga": __version__})

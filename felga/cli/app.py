@@ -10,6 +10,7 @@ import typer
 from felga.cli.align import align, tags
 from felga.cli.audit import audit
 from felga.cli.bench import bench_coco, bench_proposals
+from felga.cli.caption import caption_run, caption_train
 from felga.cli.concepts import concepts
 from felga.cli.doctor import doctor
 from felga.cli.dups import dups
@@ -44,6 +45,7 @@ app = typer.Typer(
 bench = typer.Typer(
     help="Measure retrieval and region proposals on COCO.", no_args_is_help=True, rich_markup_mode=None
 )
+caption = typer.Typer(help="Captions that a network writes.", no_args_is_help=True, rich_markup_mode=None)
 fenet = typer.Typer(help="Put a trained FENet on an index.", no_args_is_help=True, rich_markup_mode=None)
 models = typer.Typer(
     help="The weights on this machine; for machines without a network.",
@@ -98,6 +100,13 @@ app.command(
     "train-regions",
     epilog="Example: felga train-regions instances_train2017.json train2017 --out mine.safetensors",
 )(train_regions)
+app.add_typer(caption, name="caption")
+caption.command(
+    "train", epilog="Example: felga caption train captions_train2017.json train2017 -o mine.safetensors"
+)(caption_train)
+caption.command("run", epilog="Example: felga caption run photo.jpg --model mine.safetensors --format json")(
+    caption_run
+)
 app.command(
     epilog="Example: felga align instances_train2017.json captions_train2017.json train2017 --captioner "
     "captioner.safetensors"

@@ -100,6 +100,9 @@ def test_the_commands_train_and_tag(tmp_path, coco, captioner, capsys):
     out, _ = call(capsys, "tags", image, "--box", "8,8,58,48", "--model", model, "-k", 2)
     assert out.startswith("8,8,58,48 ")
     assert out.count(",") == 4
+    out, _ = call(capsys, "caption", "run", image, "--box", "8,8,58,48", "--model", model)
+    assert out.startswith(f"{image}[8,8,58,48]: ")
+    assert out.endswith(" (generated)\n")
     out, _ = call(capsys, "tags", image, "--model", model, "--regions", "grid", "--format", "json")
     assert '"whole": true' in out
     assert out.count('"box"') == 10
@@ -117,6 +120,9 @@ def test_the_commands_train_and_tag(tmp_path, coco, captioner, capsys):
         (["tags", "{images}/1.png", "--model", "{captioner}"], 2, "expected 'aligned'"),
         (["tags", "{images}/1.png", "--model", "m", "--box", "1,2"], 2, "--box 1,2 is not a box"),
         (["tags", "{images}/1.png", "--model", "m", "-k", "0"], 2, "top must be at least 1"),
+        (["caption", "run", "{images}/1.png", "--box", "0,0,9,9", "--model", "{captioner}"], 2, "'aligned'"),
+        (["caption", "run", "a", "b", "--box", "0,0,9,9", "--model", "m"], 2, "got 2 images: name one"),
+        (["caption", "run", "{images}/1.png", "--box", "900,0,950,9", "--model", "m"], 2, "covers no pixel"),
         (["align", "{instances}", "{captions}", "{images}", "--epochs", "0"], 2, "epochs must be at least 1"),
         (["align", "{instances}", "{captions}", "{images}/.."], 2, "1.png"),
         (["align", "{instances}", "{captions}", "{images}", "--captioner", "no"], 3, "no does not exist"),

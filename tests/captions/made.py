@@ -1,16 +1,35 @@
-"""A tiny BERT on disk, as transformers saves it, and a decoder of random weights."""
+"""Images to learn from, a tiny BERT on disk as transformers saves it, a decoder of random weights."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from felga.captions.caption_decoder import CaptionDecoder, Shape
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "Dog", "##s", "red", "on", "the", "sofa"]
+
+CAPTIONS = ["a red dog", "two cats on a sofa", "the man's boat", "an empty street"]
+
+
+def noise_images(folder: Path) -> Path:
+    """Four images of noise, each with one of :data:`CAPTIONS`: ``captions.json`` and ``images/``."""
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    for at in range(len(CAPTIONS)):
+        coarse = random.integers(0, 255, (3 + at, 4, 3), np.uint8)
+        Image.fromarray(coarse).resize((96, 64)).save(folder / "images" / f"{at}.png")
+    rows = {
+        "images": [{"id": at, "file_name": f"{at}.png"} for at in range(len(CAPTIONS))],
+        "annotations": [{"id": at, "image_id": at, "caption": text} for at, text in enumerate(CAPTIONS)],
+    }
+    (folder / "captions.json").write_text(json.dumps(rows))
+    return folder
 
 
 def tiny_bert(folder: Path, width: int = 48) -> Path:

@@ -25,7 +25,17 @@ from tests.cli.calls import call
 
 COMMANDS = ["index", "search", "assign", "info", "verify", "doctor", "demo", "train", "train-regions", "data"]
 COMMANDS += [f"models {verb}" for verb in ("list", "pull", "export", "import")]
-COMMANDS += ["dups", "concepts", "audit", "export", "fenet apply", "bench coco", "bench proposals"]
+COMMANDS += [
+    "caption train",
+    "caption run",
+    "dups",
+    "concepts",
+    "audit",
+    "export",
+    "fenet apply",
+    "bench coco",
+    "bench proposals",
+]
 
 
 def test_help_is_light_and_documents_the_exit_codes(capsys):
