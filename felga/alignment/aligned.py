@@ -123,8 +123,9 @@ class AlignedModel:
                 decoder.load_state_dict(_part(arrays, "decoder/"))
                 decoding = Decoding(decoder, pieces, about["decoder"]["trained"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())  # torch's is of several lines
             raise BadInputError(
-                f"{shown(path)} is not a model of felga align ({error}): train it again"
+                f"{shown(path)} is not a model of felga align ({reason}): train it again"
             ) from error
         model = cls(net, tags, decoding, about)
         model.to(pick_device(device))

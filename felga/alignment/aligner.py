@@ -110,8 +110,13 @@ class Aligner(nn.Module):
         return Aligned(x, logits, top, refined, pooled, m)
 
     def states(self, features: Tensor) -> Tensor:
-        """(..., 1280) features of cells, or their means, -> (..., 384): ``F W_x``."""
-        projected: Tensor = self.project(self.dropout((features.float() - self.center) / self.spread))
+        """Features of cells (b, 49, 1280), or their means (b, 1280), -> (b, 49, 384) or (b, 384): ``F W_x``.
+
+        In training some channels are dropped, the same ones in all cells of a region.
+        """
+        shape = (len(features), *[1] * (features.ndim - 2), CHANNELS)
+        scale = self.dropout(torch.ones(shape, device=features.device)) / self.spread
+        projected: Tensor = self.project((features.float() - self.center) * scale)
         return projected
 
     def tag_logits(self, x: Tensor) -> Tensor:

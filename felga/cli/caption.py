@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from felga.cli.output import echo, echo_json, say
 from felga.cli.progress import progress
 from felga.errors import BadInputError
 from felga.files import shown
-from felga.types import Box
+
+if TYPE_CHECKING:
+    from felga.types import Box
 
 Words = Annotated[
     Path | None,
