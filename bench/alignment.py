@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from felga.alignment.align_losses import Weights
 from felga.alignment.align_training import EPOCHS, Training
 from felga.alignment.aligned import AlignedModel, Decoding
+from felga.alignment.aligner import Aligned
 from felga.alignment.region_cells import CellFile, places, region_cells
 from felga.alignment.region_texts import RegionTexts, read_region_texts
 from felga.boxes import iou
@@ -176,7 +177,7 @@ def measure(model: AlignedModel, test: Test) -> dict[str, Any]:
         for name, part in (("x", "x"), ("c", "pooled"), ("m", "m"))
     }
     with torch.inference_mode():
-        logits = model.net.tag_logits(model.net.states(test.means)).numpy()
+        logits = model.net.tag_logits(model.net.states(model.net.reduce(test.means))).numpy()
     classes = len(test.texts.class_names)
     measured = {"vectors": vectors, "tag_map": tag_map(logits[:, :classes], test.texts.box_class)}
     names = [test.texts.class_names[c] for c in own.logits[:, :classes].argmax(1)]
@@ -184,14 +185,13 @@ def measure(model: AlignedModel, test: Test) -> dict[str, Any]:
     if model.decoding is not None:
         kept = np.flatnonzero(test.matched >= 0)
         said = [caption.text for caption in model.captions_of(own)]
-        proposed = [caption.text for caption in model.captions_of(found)]
+        best = torch.from_numpy(test.matched[kept])
+        proposed = [c.text for c in model.captions_of(Aligned(*(part[best] for part in found)))]
         measured["captions"] = scored(said, test.references)
         measured["captions of matched boxes"] = scored(
             [said[row] for row in kept], [test.references[row] for row in kept]
         )
-        measured["captions of proposals"] = scored(
-            [proposed[test.matched[row]] for row in kept], [test.references[row] for row in kept]
-        )
+        measured["captions of proposals"] = scored(proposed, [test.references[row] for row in kept])
         measured["distinct_captions"] = len(set(said))
     return measured
 

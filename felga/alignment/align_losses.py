@@ -53,7 +53,7 @@ def condition_loss(refined: Tensor, wrong: Tensor, own: Tensor, phrases: Tensor,
         refined: (b, m, 384), the likeliest tags of each region; wrong: (b, m) bool, those that do not fit.
         own: (b, b, 384), ``own[s, r]``: the class tag of region r, refined by region s.
         phrases: (b, 384) unit vectors.
-        same: (b, b) bool, regions with the same phrase: no negatives. True on the diagonal.
+        same: (b, b) bool, ``same[r, s]``: the phrase of region s is also one of region r's, and no negative.
     """
     across = torch.einsum("srd,rd->rs", F.normalize(own, dim=-1), phrases)  # (b, b)
     within = torch.einsum("rmd,rd->rm", F.normalize(refined, dim=-1), phrases)  # (b, m)

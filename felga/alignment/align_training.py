@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from felga.alignment.align_losses import Weights, caption_loss, condition_loss, multi_loss, tag_loss
 from felga.alignment.aligned import Decoding, write_aligned
-from felga.alignment.aligner import Aligned, Aligner, Read
+from felga.alignment.aligner import Aligned, Aligner, Read, principal
 from felga.alignment.region_cells import CellFile
 from felga.alignment.region_texts import LeaveOut, RegionTexts, read_region_texts
 from felga.alignment.tag_words import tag_words, tags_of
@@ -29,8 +29,9 @@ from felga.types import Progress, Rows
 EPOCHS, BATCH = 12, 64
 OTHERS = 256  # boxes without phrases in each step; they have tags alone
 ALIKE = 4  # regions of one class that stand together in a batch, as hard negatives
-RATE, WEIGHT_DECAY, WARM_UP, CLIP = 1e-3, 0.05, 0.1, 5.0
-RIDGE = 0.3  # where the projection starts, as a share of the features' variance
+RATE, WEIGHT_DECAY, WARM_UP, CLIP = 5e-4, 0.05, 0.1, 5.0
+CAPTIONED = 24  # regions of a batch that the decoder reads: it is most of the cost
+RIDGE = 400.0  # of the regressions at which layers start; components have variance 1
 
 
 def train_alignment(
@@ -114,26 +115,46 @@ class Training:
         self.tags = tag_words(texts)
         fits, known = tags_of(texts, self.tags)
         self._fits, self._known = torch.from_numpy(fits).float(), torch.from_numpy(known)
-        self._means = torch.from_numpy(np.array(cells.means))
         self._phrases = sorted({phrase for own in texts.phrases for phrase in own})
         model = minilm(torch.device("cpu"))
         self._vectors = torch.from_numpy(model.embed(self._phrases))
         self._place = {phrase: row for row, phrase in enumerate(self._phrases)}
         self._described = texts.described
+        self._says = torch.zeros(len(self._described), len(self._phrases), dtype=torch.bool)
+        for row, box in enumerate(self._described.tolist()):
+            self._says[row, [self._place[phrase] for phrase in texts.phrases[box]]] = True
         self._others = np.setdiff1d(np.arange(len(texts.boxes)), self._described)
         self.steps = max(1, len(self._described) // BATCH)
         self.all_steps = epochs * self.steps
         tags = torch.from_numpy(model.embed(self.tags))
-        seen = self._means.float()
+        means = torch.from_numpy(np.array(cells.means)).float()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = Aligner(tags, seen.mean(0), seen.std(0) + 1e-3)
+            self.net = Aligner(tags, *principal(means))
+        self._means, self._cells = self.net.reduce(means), self._reduced(cells)
         if weights.tag:
-            start_at(self.net, seen, tags[torch.from_numpy(texts.box_class)])
+            start_at(self.net.project, self._means, tags[torch.from_numpy(texts.box_class)])
+        if weights.multi:
+            start_at(self.net.direct, self._means[torch.from_numpy(self._described)], self._mean_phrases())
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
         for weight in self.net.parameters():  # made here: a resumed step is no first step
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
             self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
+
+    def _reduced(self, cells: CellFile) -> Tensor:
+        """(D, 49, 512) float16 of the described boxes."""
+        parts = [
+            self.net.reduce(torch.from_numpy(np.array(cells.cells[at : at + BATCH]))).half()
+            for at in range(0, len(cells.cells), BATCH)
+        ]
+        return torch.cat(parts)
+
+    def _mean_phrases(self) -> Tensor:
+        """(D, 384), the mean vector of each described box's phrases."""
+        own = [
+            [self._place[phrase] for phrase in self.texts.phrases[box]] for box in self._described.tolist()
+        ]
+        return torch.stack([self._vectors[rows].mean(0) for rows in own])
 
     def one_epoch(self, progress: Progress) -> None:
         """Every described region once, in an order and with phrases that depend on seed and epoch."""
@@ -167,12 +188,12 @@ class Training:
         boxes = self._described[rows]
         phrases = [str(rng.choice(self.texts.phrases[box])) for box in boxes.tolist()]
         places = torch.from_numpy(np.array(self.cells.places[boxes]))
-        cells = torch.from_numpy(np.array(self.cells.cells[rows])).float()
-        states = self.net.states(cells)
+        reduced = self._cells[torch.from_numpy(rows)].float()
+        states = self.net.states(reduced)
         read = self.net.read(states)
-        found = self.net.align(states, read, places)
+        found = self.net.align(reduced.mean(1), states, read, places)
         number = torch.tensor([self._place[phrase] for phrase in phrases])
-        same, vectors = number[:, None] == number, self._vectors[number]
+        same, vectors = self._says[torch.from_numpy(rows)][:, number], self._vectors[number]
         losses = {}
         if self.weights.tag:
             count = min(OTHERS, len(self._others))
@@ -231,18 +252,14 @@ class Training:
 
 
 @torch.no_grad()
-def start_at(net: Aligner, means: Tensor, targets: Tensor) -> None:
-    """Start the projection at the ridge regression of the vectors of class names: tags are good at once.
-
-    Args:
-        means: (N, 1280), of the boxes; targets: (N, 384), of their classes.
-    """
-    seen = ((means - net.center) / net.spread).double()
-    center = targets.mean(0)
-    gram = seen.T @ seen + RIDGE * len(seen) * torch.eye(seen.shape[1], dtype=seen.dtype)
-    weight = torch.linalg.solve(gram, seen.T @ (targets - center).double())
-    net.project.weight.copy_(weight.T)
-    net.project.bias.copy_(center)
+def start_at(layer: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
+    """Start a layer at the ridge regression of targets (n, out) on inputs (n, in): useful before any step."""
+    middle, center = inputs.mean(0), targets.mean(0)
+    near = inputs - middle
+    gram = near.T @ near + RIDGE * torch.eye(near.shape[1])
+    weight = torch.linalg.solve(gram, near.T @ (targets - center)).T
+    layer.weight.copy_(weight)
+    layer.bias.copy_(center - weight @ middle)
 
 
 def grouped(classes: Rows, rng: np.random.Generator) -> Rows:

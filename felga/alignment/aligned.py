@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from felga.alignment.aligner import Aligned, Aligner
+from felga.alignment.aligner import COMPONENTS, Aligned, Aligner
 from felga.alignment.region_cells import cell_settings, places, region_cells
 from felga.captions.caption_batches import IGNORED
 from felga.captions.caption_decoder import END, START, CaptionDecoder, Shape
@@ -114,7 +114,7 @@ class AlignedModel:
             if about["cells"] != cell_settings():
                 raise BadInputError(f"{shown(path)} reads another network than felga's: train it again")
             tags = [str(tag) for tag in about["tags"]]
-            net = Aligner(_vectors(tags), torch.zeros(CHANNELS), torch.ones(CHANNELS))
+            net = Aligner(_vectors(tags), torch.zeros(CHANNELS), torch.zeros(CHANNELS, COMPONENTS))
             net.load_state_dict(_part(arrays, "net/"))
             decoding = None
             if about["decoder"] is not None:

@@ -3,13 +3,14 @@
 Only an abstract is public. It names a Latent Feature Refinement Module, which "converts coarse vocabulary
 tagging into image-conditioned fine-grained representations", and a Semantic Space Alignment module, which
 "aligns multimodal inputs with a frozen LLM". **All formulas, widths and inputs here are our reading, none is
-the authors'.** For a region with the 7 x 7 map F, and tags with MiniLM's vectors E:
+the authors'.** For a region with the 7 x 7 map F, of which 512 principal components are read, and tags with
+MiniLM's vectors E:
 
 * tagging: ``x = mean(F) W_x``, and the logit of a tag is ``a cos(x, E) + b``;
 * Latent Feature Refinement: the m likeliest tags look at the map,
   ``c_i = LayerNorm(E_i + CrossAttention(E_i; F W_x))``;
-* Semantic Space Alignment: ``m = MLP([x; mean of c; sine of the box])``, the mean weighted by the scores of
-  the tags. It is compared with MiniLM's vectors of phrases, and (m, c_1 .. c_m) is the decoder's prefix.
+* Semantic Space Alignment: ``m = mean(F) W_m + MLP([x; mean of c; sine of the box])``, the mean of c weighted
+  by the tags' scores. It is compared with MiniLM's vectors of phrases; the decoder reads (m, c_1 .. c_m).
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from felga.models.efficientnet import CHANNELS
 from felga.models.minilm import DIM
 
-TOP = 8
+TOP = 4
 """m, the tags that are refined."""
-HEADS, WAVES, HIDDEN = 4, 8, 768
+COMPONENTS = 512  # of the 1,280 channels
+HEADS, WIDTH = 4, 128  # of the attention
+WAVES, HIDDEN = 8, 768
 DROPOUT = 0.2
+FLOOR = 1e-4  # of a variance, as a share of the largest
 SLOPE, BIAS = 20.0, -3 * math.log(99)  # of ObjEmbed's code, where training starts
 
 
 Read = tuple[Tensor, Tensor]
-"""Keys and values of cells: (b, heads, 49, 384 / heads) each."""
+"""Keys and values of cells: (b, heads, 49, 128 / heads) each."""
 
 
 class Aligned(NamedTuple):
@@ -63,30 +66,35 @@ class Aligned(NamedTuple):
 class Aligner(nn.Module):
     """Attributes:
     tags: (W, 384) unit vectors of the tags.
-    center, spread: (1280,) mean and standard deviation of the features that it was trained on.
+    center, basis: (1280,) and (1280, 512), as of :func:`principal`.
     """
 
     tags: Tensor
     center: Tensor
-    spread: Tensor
+    basis: Tensor
 
-    def __init__(self, tags: Tensor, center: Tensor, spread: Tensor) -> None:
+    def __init__(self, tags: Tensor, center: Tensor, basis: Tensor) -> None:
         super().__init__()
         self.register_buffer("tags", tags, persistent=False)
         self.register_buffer("center", center)
-        self.register_buffer("spread", spread)
+        self.register_buffer("basis", basis)
         self.dropout = nn.Dropout(DROPOUT)
-        self.project = nn.Linear(CHANNELS, DIM)
+        self.project = nn.Linear(COMPONENTS, DIM)
         self.log_slope = nn.Parameter(torch.tensor(math.log(SLOPE)))
         self.bias = nn.Parameter(torch.tensor(BIAS))
-        self.query, self.key_value, self.mix = (nn.Linear(DIM, n * DIM) for n in (1, 2, 1))
+        self.query, self.key_value = nn.Linear(DIM, WIDTH), nn.Linear(DIM, 2 * WIDTH)
+        self.mix = nn.Linear(WIDTH, DIM)
         self.norm = nn.LayerNorm(DIM)
+        self.direct = nn.Linear(COMPONENTS, DIM)
+        last = nn.Linear(HIDDEN, DIM)
+        nn.init.zeros_(last.weight)  # training starts at mean(F) W_m
+        nn.init.zeros_(last.bias)
         self.joint = nn.Sequential(
             nn.LayerNorm(2 * DIM + 8 * WAVES),
             nn.Linear(2 * DIM + 8 * WAVES, HIDDEN),
             nn.GELU(),
             nn.Dropout(DROPOUT),
-            nn.Linear(HIDDEN, DIM),
+            last,
         )
 
     def forward(self, cells: Tensor, places: Tensor) -> Aligned:
@@ -95,28 +103,33 @@ class Aligner(nn.Module):
             cells: (b, 49, 1280) of :func:`felga.alignment.region_cells.region_cells`.
             places: (b, 4) of :func:`felga.alignment.region_cells.places`.
         """
-        states = self.states(cells)
-        return self.align(states, self.read(states), places)
+        reduced = self.reduce(cells)
+        states = self.states(reduced)
+        return self.align(reduced.mean(1), states, self.read(states), places)
 
-    def align(self, states: Tensor, read: Read, places: Tensor) -> Aligned:
-        """Of what :meth:`states` (b, 49, 384) and :meth:`read` returned."""
+    def align(self, mean: Tensor, states: Tensor, read: Read, places: Tensor) -> Aligned:
+        """Of reduced cells: their mean (b, 512), :meth:`states` (b, 49, 384), and what was :meth:`read`."""
         x = states.mean(1)
         logits = self.tag_logits(x)
         scores, top = logits.topk(min(TOP, len(self.tags)), 1)
         refined = self.refine(self.tags[top], read)
         weights = scores.detach().sigmoid()[..., None]
         pooled = (weights * refined).sum(1) / weights.sum(1)
-        m = self.joint(torch.cat([x, pooled, sines(places)], 1))
+        m = self.direct(mean) + self.joint(torch.cat([x, pooled, sines(places)], 1))
         return Aligned(x, logits, top, refined, pooled, m)
 
-    def states(self, features: Tensor) -> Tensor:
-        """Features of cells (b, 49, 1280), or their means (b, 1280), -> (b, 49, 384) or (b, 384): ``F W_x``.
+    def reduce(self, features: Tensor) -> Tensor:
+        """Features (..., 1280) of cells, or their means, -> the principal components (..., 512)."""
+        reduced: Tensor = (features.float() - self.center) @ self.basis
+        return reduced
 
-        In training some channels are dropped, the same ones in all cells of a region.
+    def states(self, reduced: Tensor) -> Tensor:
+        """Cells (b, 49, 512) of :meth:`reduce`, or means (b, 512), -> (b, 49, 384) or (b, 384): ``F W_x``.
+
+        In training some components are dropped, the same ones in all cells of a region.
         """
-        shape = (len(features), *[1] * (features.ndim - 2), CHANNELS)
-        scale = self.dropout(torch.ones(shape, device=features.device)) / self.spread
-        projected: Tensor = self.project((features.float() - self.center) * scale)
+        kept = torch.ones(len(reduced), *[1] * (reduced.ndim - 2), COMPONENTS, device=reduced.device)
+        projected: Tensor = self.project(reduced * self.dropout(kept))
         return projected
 
     def tag_logits(self, x: Tensor) -> Tensor:
@@ -136,8 +149,18 @@ class Aligner(nn.Module):
 
 
 def _heads(states: Tensor) -> Tensor:
-    """(b, n, 384) -> (b, heads, n, 384 / heads)."""
+    """(b, n, 128) -> (b, heads, n, 128 / heads)."""
     return states.view(*states.shape[:2], HEADS, -1).transpose(1, 2)
+
+
+@torch.no_grad()
+def principal(means: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (1280,) and the first 512 principal components (1280, 512), of variance 1, of (N, 1280)."""
+    center = means.mean(0)
+    covariance = ((means - center).T @ (means - center)).double() / len(means)
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values[-COMPONENTS:].flip(0), vectors[:, -COMPONENTS:].flip(1)
+    return center, (vectors / (values + FLOOR * values[0]).sqrt()).float()
 
 
 def sines(places: Tensor) -> Tensor:

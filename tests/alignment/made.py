@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from felga.alignment.aligned import Decoding, write_aligned
-from felga.alignment.aligner import Aligner
+from felga.alignment.aligner import COMPONENTS, Aligner
 from felga.captions.caption_decoder import CaptionDecoder, Shape
 from felga.captions.captioner import CaptionNet, write_captioner
 from felga.captions.word_pieces import Source, WordPieces
@@ -67,7 +67,9 @@ def random_model(path: Path, seed: int, *, decoder: bool = True) -> Path:
     torch.manual_seed(seed)
     tags = ["dog", "bus", "red", "blue"]
     vectors = torch.from_numpy(minilm(torch.device("cpu")).embed(tags))
-    net = Aligner(vectors, torch.full((CHANNELS,), 0.3), torch.full((CHANNELS,), 0.4))
+    net = Aligner(vectors, torch.full((CHANNELS,), 0.3), torch.randn(CHANNELS, COMPONENTS) / 30)
+    with torch.no_grad():
+        net.joint[-1].weight.normal_(std=0.05)  # where training would leave it: not at zero
     pieces = words()
     decoding = Decoding(CaptionDecoder(pieces.table, SHAPE), pieces, {}) if decoder else None
     write_aligned(path, net, tags, decoding, {"supervision": "nobody's"})
