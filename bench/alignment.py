@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from alignment_sheet import sheet
 
 from felga.alignment.align_losses import Weights
 from felga.alignment.align_training import EPOCHS, Training
@@ -53,6 +54,7 @@ ROWS = {
 }
 HELD_OUT = (7, 3)
 PROPOSALS = 10  # per image
+BEAM = 4
 IOU = 0.5
 
 
@@ -184,9 +186,9 @@ def measure(model: AlignedModel, test: Test) -> dict[str, Any]:
     measured["class_name"] = scored(names, test.references)
     if model.decoding is not None:
         kept = np.flatnonzero(test.matched >= 0)
-        said = [caption.text for caption in model.captions_of(own)]
+        said = [caption.text for caption in model.captions_of(own, BEAM)]
         best = torch.from_numpy(test.matched[kept])
-        proposed = [c.text for c in model.captions_of(Aligned(*(part[best] for part in found)))]
+        proposed = [c.text for c in model.captions_of(Aligned(*(part[best] for part in found)), BEAM)]
         measured["captions"] = scored(said, test.references)
         measured["captions of matched boxes"] = scored(
             [said[row] for row in kept], [test.references[row] for row in kept]
@@ -235,6 +237,35 @@ def splits(args: argparse.Namespace) -> tuple[RegionTexts, RegionTexts]:
     return read_region_texts(*paths), read_region_texts(other.instances, other.captions, other.images)
 
 
+def run_row(
+    args: argparse.Namespace,
+    name: str,
+    seed: int,
+    train: RegionTexts,
+    cells: CellFile,
+    test: Test,
+    found: dict[str, Any],
+    progress: Any,
+) -> None:
+    """Train one row with one seed, measure it, and write the json."""
+    start = time.process_time()
+    decoding = Decoding.of_captioner(args.captioner)
+    run = Training(train, cells, decoding, ROWS[name], args.epochs, seed)
+    while run.epoch < args.epochs:
+        run.one_epoch(progress)
+    seconds = time.process_time() - start
+    model = AlignedModel(run.net, run.tags, decoding, {})
+    entry = measure(model, test) | {"cpu_seconds": seconds, "losses": run.losses}
+    row = found["rows"].setdefault(name, {"weights": asdict(ROWS[name]), "seeds": {}})
+    row["seeds"][seed] = entry
+    print(name, seed, json.dumps(entry), flush=True)
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    if args.sheet and (name, seed) == ("full", 0):
+        own = model.of_cells(test.described.cells, test.described.places)
+        said = [caption.text for caption in model.captions_of(own, BEAM)]
+        sheet(test.texts, said, model.tags_of(own, 4), args.sheet)
+
+
 def main() -> None:
     """Train every row with every seed, measure, write the json after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -262,27 +293,16 @@ def main() -> None:
         "machine": machine(),
         "captioner": sha256_file(args.captioner),
         "epochs": args.epochs,
+        "beam": BEAM,
         "train": _counts(train),
         "test": _counts(other) | {"phrases": len(test.phrases), "matched": int((test.matched >= 0).sum())},
         "ranks": RANKS,
         "baselines": baselines(test, train, files[0]),
         "rows": {},
     }
-    for name in args.rows.split(","):
-        for seed in map(int, args.seeds.split(",")):
-            start = time.process_time()
-            decoding = Decoding.of_captioner(args.captioner)
-            run = Training(train, files[0], decoding, ROWS[name], args.epochs, seed)
-            while run.epoch < args.epochs:
-                run.one_epoch(progress)
-            seconds = time.process_time() - start
-            model = AlignedModel(run.net, run.tags, decoding, {})
-            entry = measure(model, test) | {"cpu_seconds": seconds, "losses": run.losses}
-            found["rows"].setdefault(name, {"weights": asdict(ROWS[name]), "seeds": {}})["seeds"][seed] = (
-                entry
-            )
-            print(name, seed, json.dumps(entry), flush=True)
-            args.out.write_text(json.dumps(found, indent=1) + "\n")
+    for seed in map(int, args.seeds.split(",")):
+        for name in args.rows.split(","):
+            run_row(args, name, seed, train, files[0], test, found, progress)
 
 
 def _counts(texts: RegionTexts) -> dict[str, int]:

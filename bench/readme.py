@@ -10,6 +10,7 @@ import argparse
 import re
 from collections.abc import Callable
 
+from readme_alignment import alignment
 from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import (
@@ -285,6 +286,7 @@ def measured() -> list[str]:
         evaluator,
         proposals,
         region_trunks,
+        alignment,
         pooling,
         duplicates,
         concepts,

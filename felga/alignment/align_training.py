@@ -26,11 +26,10 @@ from felga.models.device import pick_device
 from felga.models.minilm import minilm
 from felga.types import Progress, Rows
 
-EPOCHS, BATCH = 12, 64
+EPOCHS, BATCH = 8, 64
 OTHERS = 256  # boxes without phrases in each step; they have tags alone
 ALIKE = 4  # regions of one class that stand together in a batch, as hard negatives
 RATE, WEIGHT_DECAY, WARM_UP, CLIP = 5e-4, 0.05, 0.1, 5.0
-CAPTIONED = 24  # regions of a batch that the decoder reads: it is most of the cost
 RIDGE = 400.0  # of the regressions at which layers start; components have variance 1
 
 

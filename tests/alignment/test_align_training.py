@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 
 from felga.alignment.align_losses import Weights
-from felga.alignment.align_training import Training, grouped, train_alignment
+from felga.alignment.align_training import RIDGE, Training, grouped, start_at, train_alignment
 from felga.alignment.aligned import AlignedModel, Decoding
+from felga.alignment.aligner import COMPONENTS, principal
 from felga.alignment.region_cells import CellFile
 from felga.alignment.region_texts import read_region_texts
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError
 from felga.models.arrays import read_arrays
+from felga.models.efficientnet import CHANNELS
 from tests.alignment.made import edited, tiny_captioner, tiny_coco
 from tests.cli.calls import call
 
@@ -79,6 +83,34 @@ def test_an_interrupted_training_resumes_to_the_bit(tmp_path, coco, captioner):
     assert not (tmp_path / "half.safetensors.training").exists()
     about = read_arrays(out, "aligned")[1]
     assert (about["supervision"], about["described"]) == ("mine", 8)
+
+
+def test_a_layer_starts_at_the_ridge_regression():
+    rng = np.random.default_rng(0)
+    inputs, targets = (
+        rng.normal(1, 2, (900, 6)).astype(np.float32),
+        rng.normal(size=(900, 3)).astype(np.float32),
+    )
+    layer = torch.nn.Linear(6, 3)
+    start_at(layer, torch.from_numpy(inputs), torch.from_numpy(targets))
+    reference = Ridge(alpha=RIDGE).fit(inputs, targets)
+    with torch.inference_mode():
+        found = layer(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(found, reference.predict(inputs), atol=1e-4)
+
+
+def test_components_are_those_of_scikit_learn():
+    means = torch.randn(3000, CHANNELS, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+        torch.linspace(1, 20, CHANNELS)
+    )
+    center, basis = principal(means)
+    reduced = ((means - center) @ basis).numpy()
+    reference = PCA(COMPONENTS, svd_solver="covariance_eigh").fit_transform(means.numpy())
+    likeness = (
+        (reduced * reference).sum(0) / np.linalg.norm(reduced, axis=0) / np.linalg.norm(reference, axis=0)
+    )
+    np.testing.assert_allclose(np.abs(likeness), 1, atol=1e-3)
+    np.testing.assert_allclose(reduced.std(0), 1, atol=1e-2)
 
 
 def test_regions_of_one_class_stand_together_but_in_another_order_each_time():
