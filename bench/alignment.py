@@ -245,10 +245,9 @@ def run_row(
     cells: CellFile,
     test: Test,
     found: dict[str, Any],
-    progress: Any,
 ) -> None:
     """Train one row with one seed, measure it, and write the json."""
-    start = time.process_time()
+    start, progress = time.process_time(), Log()
     decoding = Decoding.of_captioner(args.captioner)
     run = Training(train, cells, decoding, ROWS[name], args.epochs, seed)
     while run.epoch < args.epochs:
@@ -302,7 +301,7 @@ def main() -> None:
     }
     for seed in map(int, args.seeds.split(",")):
         for name in args.rows.split(","):
-            run_row(args, name, seed, train, files[0], test, found, progress)
+            run_row(args, name, seed, train, files[0], test, found)
 
 
 def _counts(texts: RegionTexts) -> dict[str, int]:

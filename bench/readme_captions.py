@@ -36,7 +36,7 @@ def captions() -> list[str]:
     rows = {
         "decoder, greedy": results["greedy"],
         f"decoder, beam of {found['beam']}": results["beam"],
-        f"decoder that saw no image, beam of {found['beam']}": results["blind"],
+        f"decoder that is shown the mean training image, beam of {found['beam']}": results["blind"],
         "caption of the nearest training image": results["nearest"],
         "of the captions of the 10 nearest, the one most like the others": results["voted"],
         "the most typical training caption, for every image": results["typical"],
@@ -76,8 +76,8 @@ def _leak(found: dict[str, Any]) -> list[str]:
     rows = found["results"]["leak"]
     lines = [
         "The mask as the paper prints it (Eq. 7) lets the visual tokens see all words, and the words read their successors"
-        f" there. Seed 0, {rows['printed']['epochs']} epochs; the loss is that of teacher forcing on held-out images of train2017,"
-        " in nats per word, the rest greedy on val2017:",
+        f" there. Seed 0, {rows['printed']['epochs']} epochs of one caption per image; the loss is that of teacher forcing on"
+        " held-out images of train2017, in nats per word, the rest greedy on val2017:",
         "",
         "| mask | loss by teacher forcing | BLEU-1 | 2 | 3 | 4 | CIDEr-D | CPU minutes |",
         "|---|" + "--:|" * 7,

@@ -26,8 +26,15 @@ Scores: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
+GENERATED = "#generated"
+"""The end of the id of a text that a network wrote."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, called as work proceeds; ``stage`` names what is counted."""
+
+
+def is_generated(text_id: str) -> bool:
+    """Whether a network wrote the text of this id."""
+    return text_id.endswith(GENERATED)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -162,6 +169,11 @@ class TextHit:
     score: float
     keyword: str
     span: tuple[int, int]
+
+    @property
+    def generated(self) -> bool:
+        """A network wrote it (``felga index --describe``)."""
+        return is_generated(self.text_id)
 
 
 @runtime_checkable

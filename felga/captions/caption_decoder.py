@@ -46,7 +46,7 @@ class Shape:
 
     layers: int = 3
     heads: int = 8
-    inner: int = 1024
+    inner: int = 512
     longest: int = 32
     mask: Mask = "prefix"
     dropout: float = 0.1

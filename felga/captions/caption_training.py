@@ -28,8 +28,8 @@ from felga.models.arrays import Arrays, read_arrays, write_arrays
 from felga.models.device import pick_device
 from felga.types import Progress, Rows
 
-EPOCHS, BATCH = 15, 16  # the batch is of images, with all their captions
-RATE, WEIGHT_DECAY, WARM_UP, CLIP = 5e-4, 0.01, 0.05, 1.0
+EPOCHS, BATCH = 4, 8  # the batch is of images, with all their captions
+RATE, WEIGHT_DECAY, WARM_UP, CLIP = 7e-4, 0.01, 0.05, 1.0
 SMOOTHING = 0.1  # of the labels
 HELD_OUT = 16  # every so many images is held out, and says which epoch is kept
 

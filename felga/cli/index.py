@@ -17,9 +17,11 @@ from felga.errors import BadInputError, PartialFailure
 from felga.files import shown
 
 if TYPE_CHECKING:
+    from felga.corpus.items import Corpus
     from felga.indexing.encode import Engine
     from felga.indexing.options import Report
     from felga.store.stored import StoredIndex
+    from felga.types import Progress
 
 ENOUGH, MOST = 200, 20_000
 """Captioned images that are worth a FENet of their own; and of which the gain is forecast while one waits."""
@@ -46,6 +48,10 @@ Address = Annotated[
     typer.Option(
         help="Of the Ray cluster. [default: $RAY_ADDRESS, else one on this machine, started if need be]"
     ),
+]
+Describe = Annotated[
+    Path | None,
+    typer.Option(help="A captioner that writes a text, marked as generated, for images without one."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if anything was quarantined.")]
@@ -75,6 +81,7 @@ def index(
     max_megapixels: flags.MaxMegapixels = flags.DEFAULTS.max_megapixels,
     engine: EngineName = "local",
     address: Address = None,
+    describe: Describe = None,
     prune: Prune = False,
     dry_run: DryRun = False,
     strict: Strict = False,
@@ -94,6 +101,7 @@ def index(
     target = out or Path("indexes", name)
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
     with _engine(engine, address) as encoding, progress() as show:
+        source = source if describe is None else _described(source, describe, target, dry_run, device, show)
         report = run(
             source, target, options, fenet=fenet, index=index, min_recall=min_recall, prune=prune,
             dry_run=dry_run, engine=encoding, progress=show,
@@ -107,6 +115,18 @@ def index(
         say_what_training_would_bring(target)
     if strict and (quarantined := report.images.quarantined + report.texts.quarantined):
         raise PartialFailure(f"{quarantined} items were quarantined: see {shown(target / 'errors.jsonl')}")
+
+
+def _described(
+    source: Corpus, captioner: Path, target: Path, dry_run: bool, device: str, show: Progress
+) -> Corpus:
+    """The corpus with generated texts, which are kept beside the index."""
+    if dry_run:
+        raise BadInputError("--describe writes captions to know the plan: leave out --dry-run or --describe")
+    from felga.captions.described import described
+
+    memory = target.with_name(f"{target.name}.captions.jsonl")
+    return described(source, captioner, memory, beam=4, device=device, progress=show)
 
 
 def say_report(report: Report) -> None:

@@ -93,9 +93,10 @@ def _image(hit: ImageHit) -> str:
 def _text(hit: TextHit) -> str:
     start, end = hit.span
     before, word, after = (escape(part) for part in (hit.text[:start], hit.text[start:end], hit.text[end:]))
+    generated = " <small>generated</small>" if hit.generated else ""
     return (
         f'<tr><td class="number">{hit.rank}</td><td class="number">{hit.score:.3f}</td>'
-        f"<td>{before}<mark>{word}</mark>{after}</td><td>{escape(hit.keyword)}</td></tr>"
+        f"<td>{before}<mark>{word}</mark>{after}{generated}</td><td>{escape(hit.keyword)}</td></tr>"
     )
 
 

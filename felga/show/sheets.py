@@ -119,7 +119,12 @@ def text_sheet(path: str | Path, box: Box | None, hits: Sequence[TextHit]) -> Im
     sheet.paste(_file_tile(path, [] if box is None else [box]), (GAP, GAP))
     x, y = SIDE + 2 * GAP, GAP
     for hit, lines in zip(hits, texts, strict=True):
-        _write(pen, (x, y), f"{hit.rank}. {hit.score:.3f}  {hit.keyword}", REGION)
+        _write(
+            pen,
+            (x, y),
+            f"{hit.rank}. {hit.score:.3f}  {hit.keyword}{'  (generated)' * hit.generated}",
+            REGION,
+        )
         for line in lines:
             y += LINE
             _write(pen, (x, y), line)

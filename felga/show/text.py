@@ -70,6 +70,7 @@ class Answer:
                 "score": hit.score,
                 "keyword": hit.keyword,
                 "span": list(hit.span),
+                **({"generated": True} if hit.generated else {}),
             }
         return {
             "rank": hit.rank,
@@ -175,6 +176,7 @@ def _table(answer: Answer) -> str:
         if isinstance(hit, TextHit):
             start, end = hit.span
             text = f"{escape(hit.text[:start])}[b]{escape(hit.text[start:end])}[/b]{escape(hit.text[end:])}"
+            text += " [i](generated)[/i]" if hit.generated else ""
             cells = [text, escape(hit.keyword)]
         else:
             missing = "  (not found)" if hit.path in answer.missing else ""

@@ -15,15 +15,17 @@ from felga.fenet.features import Features
 from felga.store.owner_table import OwnerTable
 from felga.store.schema import flat, keywords_of, list_lengths
 from felga.store.stored import StoredIndex
-from felga.types import Flags, RegionFeatures, Vectors
+from felga.types import Flags, RegionFeatures, Vectors, is_generated
+
+IDS = "text_id", "image_id"
 
 
 def features_of(folder: Path) -> Features:
     """The pairs of an index: images with texts, as raw vectors whatever FENet the index has.
 
-    An image with several texts gets the keywords of all of them; images without text and texts without
-    image are left out. Pairs are ordered by image id, so that the order in which a corpus grew does not
-    affect training. Whole texts are no keywords here.
+    An image with several texts gets the keywords of all of them; images without text, texts without image
+    and generated texts are left out. Pairs are ordered by image id, so that the order in which a corpus grew
+    does not affect training. Whole texts are no keywords here.
 
     Raises:
         NotFoundError, BadIndexError: there is no index, or it is damaged.
@@ -34,10 +36,14 @@ def features_of(folder: Path) -> Features:
     words: dict[str, int] = {}
     vectors: list[Vectors] = []
     ids_of_image: dict[str, list[int]] = {}
-    for batch in texts.batches(["image_id", "keywords", "whole", "vectors"]):
+    for batch in texts.batches(["text_id", "image_id", "keywords", "whole", "vectors"]):
         rows = flat(batch.column("vectors"))[~_flags(batch.column("whole"))]
         at = 0
-        for image_id, keywords in zip(batch.column("image_id").to_pylist(), keywords_of(batch), strict=True):
+        owners = [
+            None if is_generated(text_id) else image_id
+            for text_id, image_id in zip(*(batch.column(name).to_pylist() for name in IDS), strict=True)
+        ]
+        for image_id, keywords in zip(owners, keywords_of(batch), strict=True):
             for word in keywords:
                 if word not in words:
                     words[word] = len(words)

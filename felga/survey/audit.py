@@ -22,7 +22,7 @@ from felga.proposals.inflection import singular
 from felga.search.confidence import SURE, Query, confidence, total
 from felga.search.scoring import Extras
 from felga.survey.names import Names, Surveyed
-from felga.types import Box, Progress, Vectors
+from felga.types import Box, Progress, Vectors, is_generated
 
 FITS = 0.3
 """A caption fits its image if its words stand, on average, so many standard deviations above what they score
@@ -127,12 +127,14 @@ def _worst(findings: list[Finding], k: int) -> list[Finding]:
 
 
 def _texts_of(seen: Surveyed) -> dict[int, list[int]]:
-    """Images that have regions and texts -> their texts; both by position."""
+    """Images that have regions and texts by people -> their texts; both by position."""
     ids = seen.index.images.read(["image_id"]).column("image_id").to_pylist()
     place = {image_id: at for at, image_id in enumerate(ids) if seen.offsets[at] < seen.offsets[at + 1]}
     found: dict[int, list[int]] = {}
-    for at, image_id in enumerate(seen.index.texts.read(["image_id"]).column("image_id").to_pylist()):
-        if image_id in place:
+    texts = seen.index.texts.read(["text_id", "image_id"])
+    columns = (texts.column(name).to_pylist() for name in ("text_id", "image_id"))
+    for at, (text_id, image_id) in enumerate(zip(*columns, strict=True)):
+        if image_id in place and not is_generated(text_id):
             found.setdefault(place[image_id], []).append(at)
     return found
 

@@ -11,6 +11,8 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from felga.captions.caption_decoder import CaptionDecoder, Shape
+from felga.captions.captioner import CaptionNet, write_captioner
+from felga.captions.word_pieces import Source, WordPieces
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "Dog", "##s", "red", "on", "the", "sofa"]
 
@@ -43,6 +45,16 @@ def tiny_bert(folder: Path, width: int = 48) -> Path:
     BertTokenizerFast(vocab=words, do_lower_case=False).save_pretrained(folder)
     assert json.loads((folder / "tokenizer.json").read_text())["model"]["type"] == "WordPiece"
     return folder
+
+
+def random_captioner(path: Path, seed: int = 0) -> Path:
+    """A captioner file of random weights: it writes some of the words of :data:`CAPTIONS`."""
+    words = WordPieces.of_texts(Source.of(None), CAPTIONS)
+    shape = Shape(layers=1, inner=32, longest=6)
+    torch.manual_seed(seed)
+    net = CaptionNet(words, shape)
+    write_captioner(path, {name: value.numpy() for name, value in net.state_dict().items()}, words, shape, {})
+    return path
 
 
 def random_decoder(mask: str = "prefix", words: int = 20, width: int = 32) -> CaptionDecoder:

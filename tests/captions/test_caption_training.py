@@ -143,6 +143,22 @@ def test_batches_hold_every_caption_once_and_the_end_is_learned(noise):
     assert sorted(found) == sorted(expected)
 
 
+def test_half_of_the_images_are_mirrored_left_to_right_and_held_out_ones_are_not():
+    words = WordPieces.of_texts(Source.of(None), ["a dog"])
+    cells = np.arange(36, dtype=np.float16)[:, None]
+    tokens = np.stack([np.broadcast_to(cells + 100 * at, (36, 1280)) for at in range(10)])
+    data = CaptionData(tokens, [["a dog"]] * 10, words, 5)
+    mirrored = 0
+    for batch in data.shuffled(np.arange(10), 3, [0, 0]):
+        for one in batch.tokens[:, :, 0]:
+            row, image = one[:6].tolist(), int(one[0]) // 100
+            assert row in ([100 * image + at for at in range(6)], [100 * image + 5 - at for at in range(6)])
+            mirrored += row[0] > row[1]
+    assert mirrored == 5
+    (batch,) = data.in_order(np.arange(10), 10)
+    assert np.array_equal(batch.tokens.numpy(), tokens)
+
+
 def test_a_bert_in_a_folder_gives_the_words(noise, tmp_path):
     bert = tiny_bert(tmp_path / "bert")
     train(noise, tmp_path / "c.safetensors", words=bert, epochs=1)

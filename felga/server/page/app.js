@@ -164,7 +164,8 @@ function sentences({ hits }) {
     const letters = hit.text; // the span counts characters as Python does, JavaScript counts UTF-16
     const points = Array.from(letters);
     const part = (from, to) => points.slice(from, to).join("");
-    return make("li", {}, make("span", {}, part(0, start), make("mark", { textContent: part(start, stop) }), part(stop)),
+    return make("li", {}, make("span", {}, part(0, start), make("mark", { textContent: part(start, stop) }), part(stop),
+      ...(hit.text_id.endsWith("#generated") ? [make("small", { textContent: " generated" })] : [])),
       make("span", { className: "score", textContent: hit.score.toFixed(3) }));
   });
   $("sentences").replaceChildren(items.length ? make("ol", { className: "sentences" }, ...items) : make("p", { textContent: "No match: there is no sentence." }));
