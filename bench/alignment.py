@@ -290,7 +290,10 @@ def main() -> None:
     found: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(),
-        "captioner": sha256_file(args.captioner),
+        "captioner": {
+            "sha256": sha256_file(args.captioner),
+            "epochs": Decoding.of_captioner(args.captioner).source.get("epochs"),
+        },
         "epochs": args.epochs,
         "beam": BEAM,
         "train": _counts(train),

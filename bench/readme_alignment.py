@@ -64,7 +64,8 @@ def alignment() -> list[str]:
         f" object of its class: {train['described']:,} of {train['boxes']:,} boxes with {train['phrases_said']:,} phrases to learn"
         f" from, {test['described']} boxes of val2017 with {test['phrases']} distinct phrases to measure on. Settings were chosen"
         f" on a held-out seventh of train2017. Mean of {seeds} seeds ± standard deviation; {found['epochs']} epochs,"
-        f" {seconds} CPU seconds per training on maps that are kept, beside those of the captioner whose decoder is frozen"
+        f" {seconds} CPU seconds per training on maps that are kept, beside those of the captioner whose decoder is frozen,"
+        f" trained for {found['captioner']['epochs']} epochs on captions of the same images"
         " (`python bench/alignment.py`).",
         "",
         f"Region captions, by a beam of {found['beam']}, against the phrases of the box: BLEU-1 to 4 in %, CIDEr-D; and CIDEr-D on the"
