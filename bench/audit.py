@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from felga.cli.progress import Log
+from felga.corpus.class_names import NAMES, mentions
 from felga.corpus.coco import CocoCorpus, CocoFiles, Instances, coco_files, read_coco, read_instances
 from felga.engine import Engine
-from felga.evaluation.class_names import NAMES, mentions
 from felga.evaluation.results import commit, machine
 from felga.evaluation.split import encode_split
 from felga.fenet.recipes import make_recipe

@@ -23,9 +23,9 @@ import torch
 
 from felga.boxes import iou
 from felga.cli.progress import Log
+from felga.corpus.class_names import mentions
 from felga.corpus.coco import coco_files, read_instances
 from felga.engine import Engine
-from felga.evaluation.class_names import mentions
 from felga.evaluation.results import commit, machine
 from felga.evaluation.split import encode_split
 from felga.indexing.options import Options

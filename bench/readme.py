@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from readme_adapt import adaptation
+from readme_alignment import alignment
 from readme_captions import captions
 from readme_duplicates import duplicates
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
@@ -289,6 +290,7 @@ def measured() -> list[str]:
         evaluator,
         proposals,
         region_trunks,
+        alignment,
         captions,
         pooling,
         duplicates,

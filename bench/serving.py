@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from felga.client import connect
-from felga.evaluation.class_names import NAMES
+from felga.corpus.class_names import NAMES
 from felga.evaluation.results import commit, machine
 
 CLIENTS = 1, 8, 32

@@ -21,6 +21,7 @@ ROOMS = [  # each room may import the ground and the rooms above it
     ["encoders"],
     ["adapt"],
     ["captions"],
+    ["alignment"],
     ["search"],
     ["fenet"],
     ["store"],

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from felga.cli.adapt import adapt
+from felga.cli.align import align, tags
 from felga.cli.audit import audit
 from felga.cli.bench import bench_coco, bench_proposals
 from felga.cli.caption import caption_run, caption_train
@@ -113,6 +114,11 @@ caption.command(
 caption.command("run", epilog="Example: felga caption run photo.jpg --model mine.safetensors --format json")(
     caption_run
 )
+app.command(
+    epilog="Example: felga align instances_train2017.json captions_train2017.json train2017 --captioner "
+    "captioner.safetensors"
+)(align)
+app.command(epilog="Example: felga tags photo.jpg --box 10,20,200,180 --model aligned.safetensors")(tags)
 app.add_typer(fenet, name="fenet")
 fenet.command("apply", epilog="Example: felga fenet apply photos.fenet.safetensors --index indexes/photos")(
     fenet_apply

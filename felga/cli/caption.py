@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from felga.cli import flags
 from felga.cli.output import echo, echo_json, say
 from felga.cli.progress import progress
+from felga.errors import BadInputError
 from felga.files import shown
+
+if TYPE_CHECKING:
+    from felga.types import Box
 
 Words = Annotated[
     Path | None,
@@ -58,13 +62,19 @@ def caption_train(
 
 def caption_run(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    model: Annotated[Path, typer.Option(help="A captioner of felga caption train.")],
+    model: Annotated[
+        Path, typer.Option(help="A captioner of felga caption train; with --box a model of felga align.")
+    ],
+    box: flags.BoxText = None,
     beam: Annotated[int, typer.Option(help="Captions followed at a time; 1 is greedy, and faster.")] = 4,
     words: Words = None,
     form: flags.InfoForm = "table",
     device: flags.Device = "auto",
 ) -> None:
-    """Write a caption for each image. It is generated: fluent, and often wrong."""
+    """Write a caption for each image, or a phrase for a box. It is generated: fluent, and often wrong."""
+    if (part := flags.parse_box(box)) is not None:
+        _caption_box(images, part, model, beam, form, device)
+        return
     from felga.captions.captioner import ROWS, Captioner
     from felga.corpus.decode import read_image
 
@@ -84,3 +94,25 @@ def caption_run(
     else:
         for path, one in rows:
             echo(f"{shown(path)}: {one.text} (generated)")
+
+
+def _caption_box(images: list[Path], box: Box, model: Path, beam: int, form: str, device: str) -> None:
+    """The phrase of a part of one image, by a model of felga align."""
+    if len(images) > 1:
+        raise BadInputError(f"--box is a part of one image, got {len(images)} images: name one")
+    import numpy as np
+
+    from felga.alignment.aligned import AlignedModel
+    from felga.queries import decoded, inside
+
+    image = decoded(images[0])
+    part = inside(box, image)
+    aligned = AlignedModel.load(model, device=device)
+    (one,) = aligned.captions_of(aligned.regions(image, np.array([part], np.float32)), beam)
+    path = shown(images[0])
+    if form == "json":
+        about = {"generated": True, "model": shown(model), "beam": beam}
+        echo_json([{"path": path, "box": list(part), "caption": one.text, "score": one.score, **about}])
+    else:
+        where = ",".join(f"{side:g}" for side in part)
+        echo(f"{path}[{where}]: {one.text} (generated)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from felga.boxes import iou as box_iou
+from felga.corpus.class_names import mentions
 from felga.errors import BadInputError
-from felga.evaluation.class_names import mentions
 from felga.evaluation.protocol import Relevance, Split
 from felga.search.average_precision import metrics
 from felga.types import Flags, Floats
@@ -44,7 +44,7 @@ def keyword_ceiling(split: Split, relevance: Relevance = "box") -> float:
     """Description assignment's mAP if the keyword that names the box's class always won.
 
     A text is a hit for a class when one of its keywords names the class
-    (:func:`felga.evaluation.class_names.mentions`). Mean over boxes; otherwise as :func:`proposal_ceiling`.
+    (:func:`felga.corpus.class_names.mentions`). Mean over boxes; otherwise as :func:`proposal_ceiling`.
 
     Raises:
         BadInputError: ``keywords`` is missing, or ``mentions`` with the relevance ``mention``.

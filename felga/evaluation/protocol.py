@@ -83,7 +83,7 @@ class Split:
         box_image: (B,) 0..P-1.
         contains: (C, P) bool, the images that show a class, be it only as a crowd.
         mentions: (C, P) bool, the texts that mention a class; for ``relevance="mention"``. See
-            :func:`felga.evaluation.class_names.mentions`.
+            :func:`felga.corpus.class_names.mentions`.
         image_vectors: (P, dim) of whole images, for :meth:`entire`.
         text_vectors: (P, dim) of whole texts, for :meth:`entire` and for soft scores.
         text_whole: (P,) bool, the texts whose whole counts in soft scores; None: none. It is no keyword.

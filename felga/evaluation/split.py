@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from felga.corpus.class_names import mentions, noun_phrase
 from felga.corpus.coco import CocoCorpus, CocoFiles, Instances, read_instances
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError
-from felga.evaluation.class_names import mentions, noun_phrase
 from felga.evaluation.protocol import Crowds, Split
 from felga.files import canonical, sha256_file, shown, to_json
 from felga.indexing.job import index

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from felga.corpus.class_names import NAMES, NOT_NAMES, mentions, noun_phrase
 from felga.errors import BadInputError
 from felga.evaluation.ceilings import keyword_ceiling, proposal_ceiling
-from felga.evaluation.class_names import NAMES, NOT_NAMES, mentions, noun_phrase
 from felga.evaluation.protocol import (
     RECALLS,
     SIZES,

@@ -66,16 +66,32 @@ def noun_phrase(text: str, class_name: str) -> str | None:
     >>> noun_phrase("A man riding horses", "horse")
     'horses'
     """
+    found = mentioned(text, class_name)
+    if found is None:
+        return None
+    words, start, stop = found
+    before = words[max(0, start - 3) : start]
+    starts = [i for i, word in enumerate(before) if word in _DETERMINERS]
+    adjectives = before[starts[-1] + 1 :] if starts else []
+    if any(word.endswith("ing") or word in _BETWEEN for word in adjectives):
+        adjectives = []
+    return " ".join([*adjectives, *words[start:stop]])
+
+
+def mentioned(text: str, class_name: str) -> tuple[list[str], int, int] | None:
+    """The words of a text, and where the first mention of a class begins and ends among them.
+
+    Words are in lower case and without possessives; punctuation is the word ``.``, which also ends the list.
+
+    >>> mentioned("A man on a big red bus.", "bus")
+    (['a', 'man', 'on', 'a', 'big', 'red', 'bus', '.', '.'], 6, 7)
+    """
     pattern, owners = _matcher((class_name,))
     plain = _plain(text) + " ."
     for match in pattern.finditer(plain):
         if owners[match[0]]:
-            before = plain[: match.start()].split()[-3:]
-            starts = [i for i, word in enumerate(before) if word in _DETERMINERS]
-            words = before[starts[-1] + 1 :] if starts else []
-            if any(word.endswith("ing") or word in _BETWEEN for word in words):
-                words = []
-            return " ".join([*words, match[0]])
+            start = len(plain[: match.start()].split())
+            return plain.split(), start, start + len(match[0].split())
     return None
 
 

@@ -1,0 +1,1 @@
+"""Regions and phrases in one space: tags, captions and aligned vectors (AlignCap, Sun et al.)."""
