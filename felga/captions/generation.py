@@ -100,7 +100,8 @@ def beam_search(
 ) -> list[Generated]:
     """As :func:`generate`, by the given reader.
 
-    A finished caption keeps its place in the beam, with the score that it has.
+    A finished caption keeps its place in the beam, with the score that it has. No word comes twice in
+    a row, no three words come twice.
     """
     images, device = len(prefix), prefix.device
     if not images:
@@ -115,6 +116,7 @@ def beam_search(
         logs = reader.next(last).float().log_softmax(-1)
         logs[:, [START, UNKNOWN]] = -torch.inf
         logs = logs.view(images, -1, logs.shape[-1])  # (b, rows, words)
+        logs = logs.masked_fill(repeating_words(said, logs), -torch.inf)
         stay = torch.full_like(logs[:, :1], -torch.inf)
         stay[..., END] = 0
         sums = total[..., None] + torch.where(done[..., None], stay, logs)
@@ -131,6 +133,23 @@ def beam_search(
         reader.keep((start + row).flatten())
         last = last.flatten()
     return [_read(said[at, 0], float(total[at, 0] / length[at, 0])) for at in range(images)]
+
+
+def repeating_words(said: Tensor, logs: Tensor) -> Tensor:
+    """Which words would repeat the word before them, or three words of what was ``said`` (b, rows, t).
+
+    Without this a small decoder is caught in loops: green green green.
+
+    Returns:
+        Of the shape of ``logs``, (b, rows, words).
+    """
+    found = torch.zeros_like(logs, dtype=torch.int8)
+    if said.shape[2]:
+        found.scatter_(2, said[..., -1:], 1)
+    if said.shape[2] > 2:
+        same = (said[..., :-2] == said[..., -2, None]) & (said[..., 1:-1] == said[..., -1, None])
+        found.scatter_reduce_(2, said[..., 2:], same.to(torch.int8), "amax")
+    return found.bool()
 
 
 def _read(words: Tensor, score: float) -> Generated:

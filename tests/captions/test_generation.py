@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from felga.captions.caption_decoder import END, START, UNKNOWN
-from felga.captions.generation import Cached, Recomputed, beam_search, generate
+from felga.captions.generation import Cached, Recomputed, beam_search, generate, repeating_words
 from felga.errors import BadInputError
 from tests.captions.made import random_decoder
 
@@ -25,6 +25,18 @@ def log_probability(decoder, prefix, words, owner=0):
     return float(sum(logs[at, word] for at, word in enumerate(words)))
 
 
+def repeating(words):
+    """What would repeat the word before it, or three words."""
+    triples = set(zip(words[1:], words[2:], words[3:], strict=False))
+    return [*words[-1:], *(last for *two, last in triples if two == words[-2:])]
+
+
+def test_words_that_would_repeat_the_last_one_or_three_words_are_known():
+    said = torch.tensor([[[5, 6, 7, 5, 6]], [[5, 6, 7, 6, 5]], [[8, 8, 8, 8, 9]]])
+    found = repeating_words(said, torch.zeros(3, 1, 20))
+    assert [one.nonzero()[:, 1].tolist() for one in found] == [[6, 7], [5], [9]]
+
+
 @pytest.mark.parametrize("mask", ["prefix", "printed"])
 def test_greedy_takes_the_likeliest_next_word(prefix, mask):
     decoder = random_decoder(mask)
@@ -34,7 +46,7 @@ def test_greedy_takes_the_likeliest_next_word(prefix, mask):
             logs = (
                 decoder(prefix, torch.tensor([words]), torch.tensor([owner]))[0, -1].detach().log_softmax(-1)
             )
-            logs[[START, UNKNOWN]] = -torch.inf
+            logs[[START, UNKNOWN, *repeating(words)]] = -torch.inf
             words.append(int(logs.argmax()))
             total += float(logs[words[-1]])
             if words[-1] == END:
@@ -58,7 +70,7 @@ def test_a_wide_beam_finds_the_best_of_all_captions(prefix):
     decoder.shape = decoder.shape.from_json({**decoder.shape.to_json(), "longest": 2})
     words = [3, 4]
     for owner in range(3):
-        every = [[END], *([one, END] for one in words), *map(list, itertools.product(words, repeat=2))]
+        every = [[END], *([one, END] for one in words), *map(list, itertools.permutations(words, 2))]
         best = max(every, key=lambda one: log_probability(decoder, prefix, one, owner) / len(one))
         (found,) = generate(decoder, prefix[owner : owner + 1], beam=5)
         assert found.words == [word for word in best if word != END]
