@@ -69,11 +69,8 @@ def train_captioner(
     shape = Shape(mask=mask)
     about = {"captions": sha256_file(annotations), "images": len(rows), "epochs": epochs, "seed": seed}
     about |= {"visual": visual_settings(), "words": pieces.source.sha256, "shape": shape.to_json()}
-    work = Path(f"{out}.training")
     with storage_errors(out):
-        if work.exists() and not resume:
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
+        work = _work_folder(out, resume)
         where = pick_device(device)
         tokens = TokenFile(work).fill(
             [(row.image_id, images / row.file_name) for row in rows], where, progress
@@ -87,6 +84,20 @@ def train_captioner(
             run.save(work / "state.safetensors", about)
         write_captioner(out, run.best, pieces, shape, about | {"history": run.history})
         shutil.rmtree(work)
+
+
+def _work_folder(out: Path, resume: bool) -> Path:
+    """The folder beside ``out``, made before any work is done."""
+    if out.is_dir():
+        raise BadInputError(f"{shown(out)} is a folder: name the file to write with --out")
+    work = Path(f"{out}.training")
+    try:
+        if work.exists() and not resume:
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise BadInputError(f"{shown(work)} cannot be made ({error.strerror}): name another --out") from error
+    return work
 
 
 def split(images: int) -> tuple[Rows, Rows]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from felga.captions.captioner import Captioner
+from felga.captions.generation import VERSION
 from felga.corpus.decode import UnreadableImage, decode_image
 from felga.corpus.items import Corpus, ImageItem, Listing, TextItem, make_listing
 from felga.errors import BadInputError
@@ -85,7 +86,7 @@ def described(
     texts: list[TextItem] = []
     with storage_errors(memory):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        known = _recall(memory, {"captioner": digest, "beam": beam})
+        known = _recall(memory, {"captioner": digest, "beam": beam, "version": VERSION})
         with memory.open("a", encoding="utf-8") as file:
             for start in range(0, len(silent), TOGETHER):
                 some = silent[start : start + TOGETHER]

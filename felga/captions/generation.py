@@ -10,6 +10,9 @@ from torch import Tensor
 from felga.captions.caption_decoder import END, START, UNKNOWN, CaptionDecoder, Pair
 from felga.errors import BadInputError
 
+VERSION = 1
+"""Raised when the same decoder writes other captions."""
+
 
 class Generated(NamedTuple):
     """A caption as rows of the table, without start and end; ``score`` is its mean log probability."""

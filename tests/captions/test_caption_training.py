@@ -186,6 +186,13 @@ def test_bad_input_is_one_sentence(noise, tmp_path, change, message):
         train_captioner(tmp_path / "captions.json", noise / "images", tmp_path / "c.safetensors", epochs=1)
 
 
+def test_a_file_that_cannot_be_written_is_said_before_any_work(noise, tmp_path):
+    (tmp_path / "file").touch()
+    for out, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "c.safetensors", "cannot be made")):
+        with pytest.raises(BadInputError, match=message):
+            train(noise, out, epochs=1, progress=killer("visual tokens", 1))
+
+
 def test_captions_are_read_in_the_order_of_their_ids(tmp_path):
     rows = {
         "images": [{"id": at, "file_name": f"{at}.jpg"} for at in (10, 9, 1)],

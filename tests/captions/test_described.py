@@ -110,7 +110,7 @@ def test_an_index_without_captions_answers_assign_and_says_who_wrote(folder, mod
     write(folder, ["a"])  # a caption by a person takes the place of the generated one
     call(capsys, *words)
     found = {row["text_id"] for row in StoredIndex.open(out).texts.read(["text_id"]).to_pylist()}
-    assert found == {"a.txt", "b.png#generated", "c.png#generated"}
+    assert found == {"a.png", "b.png#generated", "c.png#generated"}
     with felga.Engine.open(out, device="cpu") as engine:
         generated = {hit.text_id: hit.generated for hit in engine.assign(folder / "a.png")}
     assert sorted(generated.values()) == [False, True, True]
