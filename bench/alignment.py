@@ -205,7 +205,7 @@ def scored(said: list[str], references: list[list[str]]) -> dict[str, Any]:
 
 
 def baselines(test: Test, train: RegionTexts, cells: CellFile) -> dict[str, Any]:
-    """What needs no alignment: frozen vectors, the FENet, and the phrase of the nearest training region."""
+    """What needs no steps: frozen vectors, FENet, where training starts, the nearest region's phrase."""
     rows = {
         name: {
             "vectors": retrieval(
@@ -218,6 +218,9 @@ def baselines(test: Test, train: RegionTexts, cells: CellFile) -> dict[str, Any]
     seen = F.normalize(torch.from_numpy(np.array(cells.means[train.described])).float(), dim=-1)
     asked = F.normalize(test.means[test.texts.described].float(), dim=-1)
     nearest = train.described[(asked @ seen.T).argmax(1).numpy()]
+    run = Training(train, cells, None, FULL, 1, 0)
+    start = measure(AlignedModel(run.net, run.tags, None, {}), test)
+    rows["start"] = {"vectors": start["vectors"]["m"], "tag_map": start["tag_map"]}
     rows["nearest"] = {"captions": scored([train.phrases[box][0] for box in nearest], test.references)}
     return rows
 

@@ -17,7 +17,7 @@ from felga.alignment.align_losses import Weights, caption_loss, condition_loss, 
 from felga.alignment.aligned import Decoding, write_aligned
 from felga.alignment.aligner import Aligned, Aligner, Read, principal
 from felga.alignment.region_cells import CellFile
-from felga.alignment.region_texts import LeaveOut, RegionTexts, read_region_texts
+from felga.alignment.region_texts import RegionTexts, read_region_texts
 from felga.alignment.tag_words import tag_words, tags_of
 from felga.errors import BadInputError, DivergedError
 from felga.files import canonical, sha256_file, shown, storage_errors
@@ -41,7 +41,6 @@ def train_alignment(
     *,
     captioner: Path | None = None,
     supervision: str,
-    leave_out: LeaveOut | None = None,
     weights: Weights | None = None,
     epochs: int = EPOCHS,
     seed: int = 0,
@@ -56,7 +55,6 @@ def train_alignment(
         out: the model; until it is done ``out`` + ``.training`` holds what was seen and the last epoch.
         captioner: whose decoder is frozen, of ``felga caption train``; None: no region captions, no L_cap.
         supervision: whose boxes and captions these are; stated wherever the model is used.
-        leave_out: of :func:`felga.alignment.region_texts.read_region_texts`.
         weights: of the losses.
         epochs: each sees every described region once.
         resume: continue an interrupted training with the same arguments; the outcome is the same.
@@ -67,7 +65,7 @@ def train_alignment(
         DivergedError: the loss is not finite.
         StorageError: the disk is full.
     """
-    texts = read_region_texts(instances, captions, images, leave_out=leave_out)
+    texts = read_region_texts(instances, captions, images)
     decoding = None if captioner is None else Decoding.of_captioner(captioner)
     origin: dict[str, Any] = {"supervision": supervision, "seed": seed, "epochs": epochs}
     origin |= {"instances": sha256_file(instances), "captions": sha256_file(captions)}
@@ -113,15 +111,12 @@ class Training:
         self.losses: dict[str, float] = {}
         self.tags = tag_words(texts)
         fits, known = tags_of(texts, self.tags)
-        self._fits, self._known = torch.from_numpy(fits).float(), torch.from_numpy(known)
+        self._fits, self._known = torch.from_numpy(fits), torch.from_numpy(known)
         self._phrases = sorted({phrase for own in texts.phrases for phrase in own})
         model = minilm(torch.device("cpu"))
         self._vectors = torch.from_numpy(model.embed(self._phrases))
         self._place = {phrase: row for row, phrase in enumerate(self._phrases)}
         self._described = texts.described
-        self._says = torch.zeros(len(self._described), len(self._phrases), dtype=torch.bool)
-        for row, box in enumerate(self._described.tolist()):
-            self._says[row, [self._place[phrase] for phrase in texts.phrases[box]]] = True
         self._others = np.setdiff1d(np.arange(len(texts.boxes)), self._described)
         self.steps = max(1, len(self._described) // BATCH)
         self.all_steps = epochs * self.steps
@@ -156,7 +151,7 @@ class Training:
         return torch.stack([self._vectors[rows].mean(0) for rows in own])
 
     def one_epoch(self, progress: Progress) -> None:
-        """Every described region once, in an order and with phrases that depend on seed and epoch."""
+        """Whole batches of described regions, none twice; seed and epoch decide their order and phrases."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order = grouped(self.texts.box_class[self._described], rng)
         sums: dict[str, float] = {}
@@ -191,15 +186,15 @@ class Training:
         states = self.net.states(reduced)
         read = self.net.read(states)
         found = self.net.align(reduced.mean(1), states, read, places)
-        number = torch.tensor([self._place[phrase] for phrase in phrases])
-        same, vectors = self._says[torch.from_numpy(rows)][:, number], self._vectors[number]
+        vectors = self._vectors[[self._place[phrase] for phrase in phrases]]
+        same = torch.tensor([[phrase in self.texts.phrases[box] for phrase in phrases] for box in boxes])
         losses = {}
         if self.weights.tag:
             count = min(OTHERS, len(self._others))
             others = torch.from_numpy(rng.choice(self._others, count, replace=False))
             logits = torch.cat([found.logits, self.net.tag_logits(self.net.states(self._means[others]))])
             drawn = torch.cat([torch.from_numpy(boxes), others])
-            losses["tag"] = tag_loss(logits, self._fits[drawn], self._known[drawn])
+            losses["tag"] = tag_loss(logits, self._fits[drawn].float(), self._known[drawn])
         if self.weights.cap and self.decoding is not None:
             losses["cap"] = caption_loss(self.decoding.decoder, found.prefix, *self.decoding.rows(phrases))
         if self.weights.cond:
@@ -214,7 +209,7 @@ class Training:
         classes, which = np.unique(self.texts.box_class[boxes], return_inverse=True)
         asked = self.net.tags[torch.from_numpy(classes)].expand(len(boxes), -1, -1)
         own = self.net.refine(asked, read)  # (b, classes of the batch, 384)
-        wrong = self._fits[torch.from_numpy(boxes)].gather(1, found.top) == 0
+        wrong = ~self._fits[torch.from_numpy(boxes)].gather(1, found.top)
         return condition_loss(found.refined, wrong, own[:, torch.from_numpy(which)], vectors, same)
 
     def _state(self) -> dict[str, Tensor]:

@@ -88,11 +88,13 @@ class Decoding:
 
 
 class AlignedModel:
-    """Attributes:
-    net: in evaluation mode.
-    tags: its vocabulary, class names first.
-    decoding: None if it was trained without a captioner.
-    about: how it was trained, json values.
+    """A trained network with its tags and its decoder.
+
+    Attributes:
+        net: in evaluation mode.
+        tags: its vocabulary, class names first.
+        decoding: None if it was trained without a captioner.
+        about: how it was trained, json values.
     """
 
     def __init__(

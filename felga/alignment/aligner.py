@@ -64,9 +64,11 @@ class Aligned(NamedTuple):
 
 
 class Aligner(nn.Module):
-    """Attributes:
-    tags: (W, 384) unit vectors of the tags.
-    center, basis: (1280,) and (1280, 512), as of :func:`principal`.
+    """What is trained between the two frozen networks.
+
+    Attributes:
+        tags: (W, 384) unit vectors of the tags.
+        center, basis: (1280,) and (1280, 512), as of :func:`principal`.
     """
 
     tags: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class CellFile:
 
     def __init__(self, folder: Path, texts: RegionTexts) -> None:
         self._texts, self._list, self._folder = texts, folder / "cells.json", folder
-        self._key = json.dumps(
+        key = json.dumps(
             [
                 cell_settings(),
                 [one for one, _ in texts.images],
@@ -88,6 +89,7 @@ class CellFile:
                 texts.described.tolist(),
             ]
         )
+        self._key = hashlib.sha256(key.encode()).hexdigest()
         done, total = self._done(), len(texts.boxes)
         self.means: Halves = self._array("means", done, (total, CHANNELS), np.float16)
         self.places: npt.NDArray[np.float32] = self._array("places", done, (total, 4), np.float32)
