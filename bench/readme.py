@@ -14,6 +14,7 @@ from readme_adapt import adaptation
 from readme_alignment import alignment
 from readme_captions import captions
 from readme_duplicates import duplicates
+from readme_papers import papers
 from readme_people import audit, concepts, confidence, errors, false_alarms, meaning_and_quality, serving
 from readme_quality import (
     ROOT,
@@ -310,6 +311,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "confidence": false_alarms,
         "numbers": summary,
         "words": unknown_words,
+        "papers": papers,
     },
     "docs/measured.md": {"numbers": measured},
     "bench/scaling.md": {"growth": growth, "millions": millions, "billion": billion},
