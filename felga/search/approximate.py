@@ -187,7 +187,7 @@ class ApproximateSearcher:
 
 
 def depths(searcher: ApproximateSearcher, fragments: int) -> list[Depth]:
-    """Depths to try, the cheapest first: a code compared costs 1, a fragment that is named and read 64."""
+    """Depths to try, the cheapest first: a code compared costs 1, a fragment that is named and read 128."""
     name, most = searcher.effort
     efforts, each = [0], 0.0  # how many, and the cost of one
     if name == "nprobe":
@@ -195,7 +195,7 @@ def depths(searcher: ApproximateSearcher, fragments: int) -> list[Depth]:
     elif name == "efSearch":
         efforts, each = [64 << shift for shift in range(6)], 16.0
     tried = [Depth(effort, fetch) for effort in efforts for fetch in (10, 30, 90, 270)]
-    return sorted(tried, key=lambda depth: (depth.effort * each + 640 * depth.fetch, depth.fetch))
+    return sorted(tried, key=lambda depth: (depth.effort * each + 1280 * depth.fetch, depth.fetch))
 
 
 def _effort_of(codes: Any) -> tuple[str, int]:
