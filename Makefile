@@ -35,6 +35,8 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/python bench/unseen_classes.py --root $(COCO)
 	$(BIN)/python bench/region_trunks.py --root $(COCO)
 	$(BIN)/python bench/adapt.py --root $(COCO)
+	$(BIN)/python bench/captions.py --root $(COCO)
+	$(BIN)/python bench/alignment.py --root $(COCO) --captioner runs/captions/seed-0.safetensors
 	$(BIN)/python bench/quality_weight.py --root $(COCO)
 	$(BIN)/python bench/assignment_score.py --root $(COCO)
 	$(BIN)/python bench/confidence.py --root $(COCO)
