@@ -2,8 +2,8 @@
 
     python bench/flat_memory.py --corpus IMAGES [--images 300 2000 20000] [--out FILE]
 
-Images with a caption each, repeated where there are fewer, by the default encoder; each size in a process of
-its own (bench/indexing.py measures times and stages the same way).
+Images without captions, repeated where there are fewer, by the default encoder; each size in a process of its
+own (bench/indexing.py measures times and stages the same way).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.corpus.resolve(), arguments.one, False, True)))
+        print(json.dumps(measure(arguments.corpus.resolve(), arguments.one, False, False)))
         return
     about, rows = {"commit": commit(), "machine": machine()}, []
     for count in arguments.images:
