@@ -49,16 +49,6 @@ def growth() -> list[str]:
         "",
         f"Slopes (least squares): {1e3 * per_image:.2f} ms of indexing beside encoding and {1e6 * sync:.0f} µs of an unchanged"
         f" sync for each image; {per_region:,.0f} bytes on disk for each region, {per_dim:.1f} of them for each dimension.",
-        "",
-        *_memory(),
-    ]
-
-
-def _memory() -> list[str]:
-    rows = load("flat_memory")["rows"]
-    shown = ", ".join(f"{row['images']:,} images {row['peak_mib']:,} MiB" for row in rows)
-    return [
-        f"Peak memory with the default encoder, real images and captions (`python bench/flat_memory.py`): {shown}."
     ]
 
 
