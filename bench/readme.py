@@ -29,7 +29,7 @@ from readme_quality import (
     text_weight,
 )
 from readme_questions import questions
-from readme_scaling import growth
+from readme_scaling import billion, growth, millions
 from readme_speed import search, storage
 
 
@@ -314,7 +314,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "papers": papers,
     },
     "docs/measured.md": {"numbers": measured},
-    "bench/scaling.md": {"growth": growth},
+    "bench/scaling.md": {"growth": growth, "millions": millions, "billion": billion},
 }
 
 

@@ -10,7 +10,7 @@ from felga.cli.plan import plan
 from tests.cli.calls import call
 from tests.made import WORDS, write
 
-OF_A_RUN = {"out", "index", "min_recall", "engine", "address", "prune", "dry_run", "strict"}
+OF_A_RUN = {"describe", "out", "index", "min_recall", "engine", "address", "prune", "dry_run", "strict"}
 
 
 def test_it_takes_the_options_of_index_but_those_of_a_run():
