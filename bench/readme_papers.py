@@ -10,12 +10,26 @@ from readme_quality import fits, load
 
 def papers() -> list[str]:
     """One line for each thing that was taken from a paper."""
+    return [
+        "| paper | reports | here | without | with |",
+        "|---|---|---|--:|--:|",
+        *(f"| {' | '.join(row)} |" for row in _rows()),
+        "",
+        "On the test images of coco-mini, means of three seeds. The region head learned from boxes of train2017 without class"
+        " names, `adapt` from boxes and class names, `align` from these and captions: no FELGA rows. The papers' figures are of"
+        " other data and do not compare. Each part on its own: [docs/measured.md](docs/measured.md). Captions, tags and aligned"
+        " vectors are not good enough to ship; train them on data of your own.",
+    ]
+
+
+def _rows() -> list[tuple[str, str, str, str, str]]:
+    """Paper, what it reports, what runs here, without, with."""
     learned, adapted, written, aligned = (
         load(name) for name in ("coco-mini-learned", "adapt", "captions", "alignment")
     )
     owner = learned["results"]
     part, words = adapted["results"]["three quarters"], written["results"]
-    rows = [
+    return [
         (
             "ObjEmbed: meaning times localisation",
             "53.0 AP (4B parameters); separating the two +3.2",
@@ -58,16 +72,6 @@ def papers() -> list[str]:
             f"{100 * aligned['baselines']['fenet']['vectors']['region to phrase'][0]:.1f}",
             f"{100 * _mean(aligned, lambda seed: seed['vectors']['m']['region to phrase'][0]):.1f}",
         ),
-    ]
-    return [
-        "| paper | reports | here | without | with |",
-        "|---|---|---|--:|--:|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        "On the test images of coco-mini, means of three seeds. The region head learned from boxes of train2017 without class"
-        " names, `adapt` from boxes and class names, `align` from these and captions: no FELGA rows. The papers' figures are of"
-        " other data and do not compare. Each part on its own: [docs/measured.md](docs/measured.md). Captions, tags and aligned"
-        " vectors are not good enough to ship; train them on data of your own.",
     ]
 
 
