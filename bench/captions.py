@@ -84,7 +84,7 @@ def train(name: str, source: Split, work: Path, shape: Shape, epochs: int, seed:
     data = CaptionData(source.tokens, captions, words, shape.longest)
     run = CaptionTraining(data, words, shape, learned, held, epochs=epochs, seed=seed, device=CPU)
     state, about = work / f"{name}.training", {"name": name, "epochs": epochs, "seed": seed}
-    run.restore(state, about)
+    run.restore(state)
     spent = work / f"{name}.seconds"
     seconds = float(spent.read_text()) if spent.exists() else 0.0
     while run.epoch < epochs:
@@ -92,7 +92,7 @@ def train(name: str, source: Split, work: Path, shape: Shape, epochs: int, seed:
         run.one_epoch(say)
         seconds += time.process_time() - start
         if not how.get("heart"):
-            run.save(state, about)
+            run.save(state)
             spent.write_text(str(seconds))
         print(name, run.history[-1], f"{seconds:.0f} CPU s", flush=True)
     write_captioner(

@@ -7,8 +7,7 @@ this); what is learned is a softmax over C classes and the background. Resumable
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from felga.adapt.adapted_head import KIND
 from felga.adapt.collected import Collected, check_images
 from felga.adapt.examples import Task, read_task
 from felga.adapt.roi_features import RoiFeatures, roi_features
-from felga.errors import BadInputError, DivergedError
-from felga.files import canonical, sha256_file, shown, storage_errors, storage_reason
-from felga.models.arrays import read_arrays, write_arrays
+from felga.files import canonical, sha256_file
+from felga.models.arrays import write_arrays
+from felga.models.resumable import Descent, Resumable, prefixed, training_folder
 from felga.types import Progress, Rows
 from felga.version import __version__
 
@@ -75,18 +74,12 @@ def adapt(
     check_images(task, images)
     roi = roi_features(regions, device)
     origin = described(task, instances, regions, roi, supervision) | {"epochs": epochs, "seed": seed}
-    with storage_errors(out):
-        work = _work(out, resume)
-        _check_origin(work / "origin.safetensors", origin)
+    with training_folder(out, origin, resume=resume) as work:
         collected = Collected(work, roi.dim)
         collected.fill(task, images, roi, progress)
         run = Training(collected, len(task.classes), epochs, seed)
-        run.restore(work / "state.safetensors")
-        while run.epoch < epochs:
-            run.one_epoch(progress)
-            run.save(work / "state.safetensors")
+        run.finish(work / "state.safetensors", epochs, progress)
         write_arrays(out, KIND, run.weights(), {**origin, "felga": __version__})
-        shutil.rmtree(work)
 
 
 def described(
@@ -101,48 +94,16 @@ def described(
     return about
 
 
-def _work(out: Path, resume: bool) -> Path:
-    """The folder of the training, empty or as a killed run left it.
-
-    Raises:
-        BadInputError: ``out`` names no file that could be written; now, not after the work.
-    """
-    if out.is_dir():
-        raise BadInputError(f"{shown(out)} is a folder: name the file to write")
-    work = Path(f"{out}.training")
-    if work.exists() and not resume:
-        shutil.rmtree(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if storage_reason(error) is not None:
-            raise
-        raise BadInputError(f"{shown(out)} cannot be written: {error.strerror}") from error
-    return work
-
-
-def _check_origin(path: Path, origin: Mapping[str, Any]) -> None:
-    """Write what is trained, or refuse a folder in which something else was."""
-    if not path.exists():
-        write_arrays(path, "training", {}, {"origin": origin})
-    elif read_arrays(path, "training")[1].get("origin") != origin:
-        raise BadInputError(
-            f"{shown(path.parent)} is of another training: train without --resume, or with the same boxes "
-            "and options"
-        )
-
-
-class Training:
+class Training(Resumable):
     """The state of a training, on the CPU: the head is one matrix.
 
     Attributes:
         layer: (C + 1, dim) on standardised features, in training.
-        epoch: how many are done.
     """
 
     def __init__(self, collected: Collected, classes: int, epochs: int, seed: int) -> None:
         self.collected, self.classes, self.seed = collected, classes, seed
-        self.epoch = 0
+        super().__init__()
         self.mean, self.deviation = collected.scale()
         labels = collected.labels
         self.objects = np.flatnonzero(labels < classes)
@@ -152,15 +113,18 @@ class Training:
         self.chances = counts[labels[self.objects]] ** -BALANCE
         self.chances /= self.chances.sum()
         self.steps = math.ceil(len(self.objects) / self.own)
-        self.all_steps = epochs * self.steps
         self.layer = nn.Linear(len(self.mean), classes + 1)
         with torch.no_grad():
             for weight in self.layer.parameters():  # the loss is convex: any start will do
                 weight.zero_()
-        self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
-        for weight in self.layer.parameters():  # made here: a resumed step is no first step
-            moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-            self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
+        self.descent = Descent(
+            self.layer,
+            epochs * self.steps,
+            rate=RATE,
+            weight_decay=WEIGHT_DECAY,
+            warm_up=WARM_UP,
+            check="the boxes",
+        )
 
     def one_epoch(self, progress: Progress) -> None:
         """As many draws of objects as there are objects; what is drawn depends on seed and epoch."""
@@ -171,16 +135,10 @@ class Training:
             others = rng.choice(self.background, self.steps * (BATCH - self.own))
         for step in range(self.steps):
             done = self.epoch * self.steps + step
-            self.optimizer.param_groups[0]["lr"] = RATE * _rate(done / self.all_steps)
             own = drawn[step * self.own : (step + 1) * self.own]
             rest = others[step * (BATCH - self.own) : (step + 1) * (BATCH - self.own)]
-            loss = self._loss(np.concatenate([own, rest]))
-            if not bool(torch.isfinite(loss)):
-                raise DivergedError(f"the loss is {float(loss)} at step {done + 1}: check the boxes")
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            progress("steps", done + 1, self.all_steps)
+            self.descent.step(self._loss(np.concatenate([own, rest])), done)
+            progress("steps", done + 1, self.descent.steps)
         self.epoch += 1
 
     def _loss(self, rows: Rows) -> Tensor:
@@ -195,34 +153,6 @@ class Training:
         bias = self.layer.bias.detach().numpy() - matrix @ self.mean
         return {"weight": matrix.astype(np.float32), "bias": bias.astype(np.float32)}
 
-    def _state(self) -> dict[str, Tensor]:
-        state = {f"head/{name}": value for name, value in self.layer.state_dict().items()}
-        for name, weight in self.layer.named_parameters():
-            state |= {f"{key}/{name}": value for key, value in self.optimizer.state[weight].items()}
-        return state
-
-    def save(self, path: Path) -> None:
-        """Write everything that the next epoch depends on."""
-        arrays = {name: value.numpy() for name, value in self._state().items()}
-        write_arrays(path, "training", arrays, {"epoch": self.epoch})
-
-    def restore(self, path: Path) -> None:
-        """Continue from what :meth:`save` wrote, if it did.
-
-        Raises:
-            BadInputError: the file is damaged.
-        """
-        if not path.exists():
-            return
-        arrays, about = read_arrays(path, "training")
-        with torch.no_grad():
-            for name, value in self._state().items():
-                value.copy_(torch.from_numpy(arrays[name]).reshape(value.shape))
-        self.epoch = int(about["epoch"])
-
-
-def _rate(done: float) -> float:
-    """The rate after the share ``done``: linear warm-up, then a cosine to 0."""
-    if done < WARM_UP:
-        return 0.04 + 0.96 * done / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`felga.models.resumable.Resumable`."""
+        return prefixed("head", self.layer.state_dict()) | self.descent.state()

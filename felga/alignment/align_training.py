@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,10 @@ from felga.alignment.aligner import Aligned, Aligner, Read, principal
 from felga.alignment.region_cells import CellFile
 from felga.alignment.region_texts import RegionTexts, read_region_texts
 from felga.alignment.tag_words import tag_words, tags_of
-from felga.errors import BadInputError, DivergedError
-from felga.files import canonical, sha256_file, shown, storage_errors
-from felga.models.arrays import read_arrays, write_arrays
+from felga.files import canonical, sha256_file
 from felga.models.device import pick_device
 from felga.models.minilm import minilm
+from felga.models.resumable import Descent, Resumable, prefixed, training_folder
 from felga.types import Progress, Rows
 
 EPOCHS, BATCH = 8, 64
@@ -73,27 +69,19 @@ def train_alignment(
     origin |= {"images": len(texts.images), "boxes": len(texts.boxes), "described": len(texts.described)}
     origin |= {"weights": asdict(weights or Weights())}
     origin = canonical(origin)
-    work = Path(f"{out}.training")
-    with storage_errors(out):
-        if work.exists() and not resume:
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
+    with training_folder(out, origin, resume=resume) as work:
         cells = CellFile(work, texts)
         cells.fill(pick_device(device), progress)
         run = Training(texts, cells, decoding, weights or Weights(), epochs, seed)
-        run.restore(work / "state.safetensors", origin)
-        while run.epoch < epochs:
-            run.one_epoch(progress)
-            run.save(work / "state.safetensors", origin)
+        run.finish(work / "state.safetensors", epochs, progress)
         write_aligned(out, run.net, run.tags, decoding, origin)
-        shutil.rmtree(work)
 
 
-class Training:
+class Training(Resumable):
     """The state of a training, on the CPU: what learns is small.
 
     Attributes:
-        net: in training; tags: its vocabulary; epoch: how many are done.
+        net: in training; tags: its vocabulary.
         losses: the mean of each loss in the last epoch.
     """
 
@@ -107,7 +95,8 @@ class Training:
         seed: int,
     ) -> None:
         self.texts, self.cells, self.decoding, self.weights = texts, cells, decoding, weights
-        self.seed, self.epoch = seed, 0
+        super().__init__()
+        self.seed = seed
         self.losses: dict[str, float] = {}
         self.tags = tag_words(texts)
         fits, known = tags_of(texts, self.tags)
@@ -119,7 +108,6 @@ class Training:
         self._described = texts.described
         self._others = np.setdiff1d(np.arange(len(texts.boxes)), self._described)
         self.steps = max(1, len(self._described) // BATCH)
-        self.all_steps = epochs * self.steps
         tags = torch.from_numpy(model.embed(self.tags))
         means = torch.from_numpy(np.array(cells.means)).float()
         with torch.random.fork_rng(devices=[]):
@@ -130,10 +118,15 @@ class Training:
             start_at(self.net.project, self._means, tags[torch.from_numpy(texts.box_class)])
         if weights.multi:
             start_at(self.net.direct, self._means[torch.from_numpy(self._described)], self._mean_phrases())
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
-        for weight in self.net.parameters():  # made here: a resumed step is no first step
-            moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-            self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
+        self.descent = Descent(
+            self.net,
+            epochs * self.steps,
+            rate=RATE,
+            weight_decay=WEIGHT_DECAY,
+            warm_up=WARM_UP,
+            clip=CLIP,
+            check="the boxes",
+        )
 
     def _reduced(self, cells: CellFile) -> Tensor:
         """(D, 49, 512) float16 of the described boxes."""
@@ -160,20 +153,12 @@ class Training:
             torch.manual_seed(int(rng.integers(2**62)))
             for step in range(self.steps):
                 done = self.epoch * self.steps + step
-                self.optimizer.param_groups[0]["lr"] = RATE * _rate(done / self.all_steps)
                 losses = self._losses(order[step * BATCH : (step + 1) * BATCH], rng)
                 loss = torch.stack([getattr(self.weights, name) * one for name, one in losses.items()]).sum()
-                if not bool(loss.isfinite()):
-                    raise DivergedError(
-                        f"the loss is {float(loss.detach())} at step {done + 1}: check the boxes"
-                    )
-                self.optimizer.zero_grad(set_to_none=False)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
-                self.optimizer.step()
+                self.descent.step(loss, done)
                 for name, one in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(one.detach()) / self.steps
-                progress("alignment", done + 1, self.all_steps)
+                progress("alignment", done + 1, self.descent.steps)
         self.losses = sums
         self.epoch += 1
 
@@ -212,37 +197,9 @@ class Training:
         wrong = ~self._fits[torch.from_numpy(boxes)].gather(1, found.top)
         return condition_loss(found.refined, wrong, own[:, torch.from_numpy(which)], vectors, same)
 
-    def _state(self) -> dict[str, Tensor]:
-        state = {f"net/{name}": value for name, value in self.net.state_dict().items()}
-        for name, weight in self.net.named_parameters():
-            state |= {f"{key}/{name}": value for key, value in self.optimizer.state[weight].items()}
-        return state
-
-    def save(self, path: Path, origin: Mapping[str, Any]) -> None:
-        """Write everything that the next epoch depends on."""
-        arrays = {name: value.detach().contiguous().numpy() for name, value in self._state().items()}
-        write_arrays(path, "training", arrays, {"origin": origin, "epoch": self.epoch})
-
-    def restore(self, path: Path, origin: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`save` wrote, if it did.
-
-        Raises:
-            BadInputError: it is of another training, or damaged.
-        """
-        if not path.exists():
-            return
-        arrays, about = read_arrays(path, "training")
-        state = self._state()
-        sizes = {name: value.numel() for name, value in state.items()}
-        if about.get("origin") != origin or {n: a.size for n, a in arrays.items()} != sizes:
-            raise BadInputError(
-                f"{shown(path)} is the state of another training: train without --resume, or with the same "
-                "files and options"
-            )
-        with torch.no_grad():
-            for name, value in state.items():
-                value.copy_(torch.from_numpy(arrays[name]).reshape(value.shape))
-        self.epoch = int(about["epoch"])
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`felga.models.resumable.Resumable`."""
+        return prefixed("net", self.net.state_dict()) | self.descent.state()
 
 
 @torch.no_grad()
@@ -263,10 +220,3 @@ def grouped(classes: Rows, rng: np.random.Generator) -> Rows:
         members = rng.permutation(np.flatnonzero(classes == one))
         groups += [members[at : at + ALIKE] for at in range(0, len(members), ALIKE)]
     return np.concatenate([groups[at] for at in rng.permutation(len(groups))])
-
-
-def _rate(done: float) -> float:
-    """The rate after the share ``done``: linear warm-up, then a cosine to 0."""
-    if done < WARM_UP:
-        return 0.04 + 0.96 * done / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))

@@ -29,8 +29,8 @@ def adapt(
         str, typer.Option(help="The frozen detector: learned, learned:FILE or torchvision:MODEL/FILE.")
     ] = "learned",
     epochs: Annotated[int | None, typer.Option(help="How often each box is seen, on average.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    seed: flags.Seed = 0,
+    resume: flags.Resume = False,
     device: flags.Device = "auto",
 ) -> None:
     """Learn classes of your own from boxes in COCO's format; backbone and region proposals stay frozen."""

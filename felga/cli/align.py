@@ -33,8 +33,8 @@ def align(
         str | None, typer.Option(help="Whose boxes and captions these are; recorded. [default: the files]")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="How often each described region is seen.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    seed: flags.Seed = 0,
+    resume: flags.Resume = False,
     device: flags.Device = "auto",
 ) -> None:
     """Align regions with phrases of captions: tags, region captions, and a region vector (AlignCap)."""

@@ -35,8 +35,8 @@ def caption_train(
         bool, typer.Option("--printed-mask", help="The paper's mask, which lets words see what follows.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="How often each caption is seen.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    seed: flags.Seed = 0,
+    resume: flags.Resume = False,
     device: flags.Device = "auto",
 ) -> None:
     """Train a decoder that writes captions, on images with captions by people."""

@@ -27,6 +27,8 @@ AnyIndex = Annotated[
 ]
 TopK = Annotated[int, typer.Option("--top", "-k", help="Number of hits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network, not even a model hub.")]
 Server = Annotated[
     str | None, typer.Option(help="Ask the `felga serve` at this URL, with the token in $FELGA_TOKEN.")

@@ -26,8 +26,8 @@ def train_regions(
         str | None, typer.Option(help="Learn from the boxes of these classes alone, comma-separated.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="How often each view of an image is seen.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    seed: flags.Seed = 0,
+    resume: flags.Resume = False,
     device: flags.Device = "auto",
 ) -> None:
     """Train the region proposer `learned` on boxes in COCO's format; it learns no classes."""

@@ -6,8 +6,6 @@ precision beside the weights to be written, up to 2 MB per image, and removed wh
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -15,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from felga.corpus.coco import read_coco, read_instances
-from felga.errors import BadInputError, DivergedError
-from felga.files import canonical, sha256_file, shown, storage_errors
-from felga.models.arrays import read_arrays, write_arrays
+from felga.errors import BadInputError
+from felga.files import canonical, sha256_file, shown
+from felga.models.arrays import write_arrays
 from felga.models.device import pick_device
 from felga.models.efficientnet import NETWORKS
+from felga.models.resumable import Descent, Resumable, prefixed, training_folder
 from felga.proposals.region_head import NETWORK, RegionHead, points_of, weights_of
 from felga.proposals.region_loss import sums, total
 from felga.proposals.region_views import SIDES, Objects, View, Views
@@ -74,11 +73,7 @@ def train_regions(
     origin |= {"classes": None if classes is None else sorted(classes), "epochs": epochs, "seed": seed}
     origin |= {"network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]}, "sides": list(SIDES)}
     origin = canonical(origin)
-    work = Path(f"{out}.training")
-    with storage_errors(out):
-        if work.exists() and not resume:
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
+    with training_folder(out, origin, resume=resume) as work:
         views = Views(work)
         views.fill(
             [(str(row["id"]), images / row["file_name"]) for row in rows], pick_device(device), progress
@@ -86,12 +81,8 @@ def train_regions(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             run = Training(views, boxes, RegionHead(), epochs, seed)
-            run.restore(work / "state.safetensors", origin)
-            while run.epoch < epochs:
-                run.one_epoch(progress)
-                run.save(work / "state.safetensors", origin)
+            run.finish(work / "state.safetensors", epochs, progress)
         write_arrays(out, "regions", weights_of(run.average), {**origin, "felga": __version__})
-        shutil.rmtree(work)
 
 
 def to_learn(
@@ -112,28 +103,31 @@ def to_learn(
     return rows, boxes
 
 
-class Training:
+class Training(Resumable):
     """The state of a training, on the CPU: the head is small.
 
     Attributes:
         head: in training.
         average: the moving average of its weights, which is what is written.
-        epoch: how many are done.
     """
 
     def __init__(
         self, views: Views, boxes: Mapping[str, Objects], head: RegionHead, epochs: int, seed: int
     ) -> None:
         self.views, self.boxes, self.seed = views, boxes, seed
-        self.epoch = 0
+        super().__init__()
         self.steps = max(1, len(views.views) // BATCH)
-        self.all_steps = epochs * self.steps
         self.head = head.to(memory_format=torch.channels_last)
         self.average = deepcopy(self.head).eval()
-        self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
-        for weight in self.head.parameters():  # made here: a resumed step is no first step
-            moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-            self.optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
+        self.descent = Descent(
+            self.head,
+            epochs * self.steps,
+            rate=RATE,
+            weight_decay=WEIGHT_DECAY,
+            warm_up=WARM_UP,
+            clip=CLIP,
+            check="the boxes",
+        )
 
     def one_epoch(self, progress: Progress) -> None:
         """Every view once, in an order that depends on seed and epoch."""
@@ -141,16 +135,10 @@ class Training:
         self.head.train()
         for step in range(self.steps):
             done = self.epoch * self.steps + step
-            self.optimizer.param_groups[0]["lr"] = RATE * _rate(done / self.all_steps)
             loss = self._loss([self.views.views[at] for at in order[step * BATCH : (step + 1) * BATCH]])
-            if not bool(torch.isfinite(loss)):
-                raise DivergedError(f"the loss is {float(loss)} at step {done + 1}: check the boxes")
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.head.parameters(), CLIP)
-            self.optimizer.step()
+            self.descent.step(loss, done)
             self._follow(done)
-            progress("regions", done + 1, self.all_steps)
+            progress("regions", done + 1, self.descent.steps)
         self.epoch += 1
 
     def _loss(self, views: Sequence[View]) -> Tensor:
@@ -180,43 +168,10 @@ class Training:
             else:
                 mean.copy_(value)
 
-    def _state(self) -> dict[str, Tensor]:
-        state = {f"head/{name}": value for name, value in self.head.state_dict().items()}
-        state |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
-        for name, weight in self.head.named_parameters():
-            state |= {f"{key}/{name}": value for key, value in self.optimizer.state[weight].items()}
-        return state
-
-    def save(self, path: Path, origin: Mapping[str, Any]) -> None:
-        """Write everything that the next epoch depends on."""
-        arrays = {name: value.contiguous().numpy() for name, value in self._state().items()}
-        write_arrays(path, "training", arrays, {"origin": origin, "epoch": self.epoch})
-
-    def restore(self, path: Path, origin: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`save` wrote, if it did.
-
-        Raises:
-            BadInputError: it is of another training, or damaged.
-        """
-        if not path.exists():
-            return
-        arrays, about = read_arrays(path, "training")
-        state = self._state()
-        if about.get("origin") != origin or {n: a.size for n, a in arrays.items()} != {
-            name: value.numel() for name, value in state.items()
-        }:
-            raise BadInputError(
-                f"{shown(path)} is the state of another training: train without --resume, or with the same "
-                "boxes and options"
-            )
-        with torch.no_grad():
-            for name, value in state.items():
-                value.copy_(torch.from_numpy(arrays[name]).reshape(value.shape))
-        self.epoch = int(about["epoch"])
-
-
-def _rate(done: float) -> float:
-    """The rate after the share ``done``: linear warm-up, then a cosine to 0."""
-    if done < WARM_UP:
-        return 0.04 + 0.96 * done / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`felga.models.resumable.Resumable`."""
+        return {
+            **prefixed("head", self.head.state_dict()),
+            **prefixed("average", self.average.state_dict()),
+            **self.descent.state(),
+        }

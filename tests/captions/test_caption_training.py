@@ -188,7 +188,10 @@ def test_bad_input_is_one_sentence(noise, tmp_path, change, message):
 
 def test_a_file_that_cannot_be_written_is_said_before_any_work(noise, tmp_path):
     (tmp_path / "file").touch()
-    for out, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "c.safetensors", "cannot be made")):
+    for out, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "c.safetensors", "cannot be written"),
+    ):
         with pytest.raises(BadInputError, match=message):
             train(noise, out, epochs=1, progress=killer("visual tokens", 1))
 
