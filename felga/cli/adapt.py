@@ -9,7 +9,7 @@ import typer
 
 from felga.cli import flags
 from felga.cli.output import say
-from felga.cli.progress import progress
+from felga.cli.progress import RESUME, progress
 from felga.files import shown
 
 
@@ -38,7 +38,7 @@ def adapt(
         flags.at_least_one(epochs=epochs)
     from felga.adapt import adapting
 
-    with progress() as show:
+    with progress(RESUME) as show:
         adapting.adapt(
             instances,
             images,

@@ -9,7 +9,7 @@ import typer
 
 from felga.cli import flags
 from felga.cli.output import echo, echo_json, say
-from felga.cli.progress import progress
+from felga.cli.progress import RESUME, progress
 from felga.files import shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def align(
         flags.at_least_one(epochs=epochs)
     from felga.alignment import align_training
 
-    with progress() as show:
+    with progress(RESUME) as show:
         align_training.train_alignment(
             instances,
             captions,

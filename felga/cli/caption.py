@@ -9,7 +9,7 @@ import typer
 
 from felga.cli import flags
 from felga.cli.output import echo, echo_json, say
-from felga.cli.progress import progress
+from felga.cli.progress import RESUME, progress
 from felga.errors import BadInputError
 from felga.files import shown
 
@@ -44,7 +44,7 @@ def caption_train(
         flags.at_least_one(epochs=epochs)
     from felga.captions import caption_training
 
-    with progress() as show:
+    with progress(RESUME) as show:
         caption_training.train_captioner(
             captions,
             images,

@@ -12,7 +12,7 @@ import typer
 from felga.cli import flags, sources
 from felga.cli.locate import remember
 from felga.cli.output import echo, say
-from felga.cli.progress import progress
+from felga.cli.progress import AGAIN, progress
 from felga.errors import BadInputError, PartialFailure
 from felga.files import shown
 
@@ -100,7 +100,7 @@ def index(
     source, name = sources.corpus_of(corpus, coco, images, ids, texts)
     target = out or Path("indexes", name)
     options = Options(**{name: values[name] for name in asdict(flags.DEFAULTS)})  # named as the flags are
-    with _engine(engine, address) as encoding, progress() as show:
+    with _engine(engine, address) as encoding, progress(AGAIN) as show:
         source = source if describe is None else _described(source, describe, target, dry_run, device, show)
         report = run(
             source, target, options, fenet=fenet, index=index, min_recall=min_recall, prune=prune,

@@ -12,6 +12,8 @@ from typing import Protocol
 from felga.cli.output import say
 
 EVERY = 10.0  # seconds between two lines of a log
+AGAIN = "the same command"
+RESUME = f"{AGAIN} with --resume"
 
 
 class Show(Protocol):
@@ -21,13 +23,22 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
-    """Show the progress of the jobs in the block, with their rate and the time left."""
-    if sys.stderr.isatty():
-        with _bars() as show:
-            yield show
-    else:
-        yield Log()
+def progress(goes_on: str = "") -> Iterator[Show]:
+    """Show the progress of the jobs in the block, with their rate and the time left.
+
+    Args:
+        goes_on: what goes on if the block is interrupted; said then.
+    """
+    try:
+        if sys.stderr.isatty():
+            with _bars() as show:
+                yield show
+        else:
+            yield Log()
+    except KeyboardInterrupt:
+        if goes_on:
+            say(f"felga: interrupted: {goes_on} goes on")
+        raise
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import typer
 from felga.cli import flags
 from felga.cli.locate import find_index
 from felga.cli.output import echo, only_ascii, say
-from felga.cli.progress import progress
+from felga.cli.progress import RESUME, progress
 from felga.errors import BadInputError, NotFoundError
 from felga.files import shown
 
@@ -55,7 +55,7 @@ def train(
     if features_out:
         features.save(features_out)
         say(f"features are in {shown(features_out)}")
-    with progress() as show:
+    with progress(RESUME) as show:
 
         def report(step: TrainingStep) -> None:
             note = f"epoch {step.epoch}, loss {step.loss:.4f}, rate {step.rate:.4g}"

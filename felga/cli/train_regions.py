@@ -9,7 +9,7 @@ import typer
 
 from felga.cli import flags
 from felga.cli.output import say
-from felga.cli.progress import progress
+from felga.cli.progress import RESUME, progress
 from felga.files import shown
 
 
@@ -35,7 +35,7 @@ def train_regions(
         flags.at_least_one(epochs=epochs)
     from felga.proposals import region_training
 
-    with progress() as show:
+    with progress(RESUME) as show:
         region_training.train_regions(
             instances,
             images,

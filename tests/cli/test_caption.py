@@ -30,6 +30,7 @@ def model(noise, tmp_path_factory):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
+    assert err.endswith(b"felga: interrupted: the same command with --resume goes on\n")
     assert not out.exists()
     return out, words
 
