@@ -85,11 +85,11 @@ def crop_by_crop(folder: Path) -> None:
 
     from felga.corpus.decode import read_image
     from felga.encoders.conse import LIKELIEST, class_vectors
-    from felga.models.efficientnet import MEAN, NETWORKS, STD, weights_file
+    from felga.models.efficientnet import DEFAULT, MEAN, NETWORKS, STD, weights_file
     from felga.registry import make_encoder, make_keywords, make_regions
 
-    model, side = EfficientNet.from_name("efficientnet-lite0"), NETWORKS["lite0"][1]
-    model.load_state_dict(torch.load(weights_file("lite0"), weights_only=True))
+    model, side = EfficientNet.from_name(f"efficientnet-{DEFAULT}"), NETWORKS[DEFAULT].side
+    model.load_state_dict(torch.load(weights_file(DEFAULT), weights_only=True))
     model.eval()
     classes = class_vectors(torch.device("cpu"))
     texts, regions = make_encoder("conse", device="cpu"), make_regions("learned", device="cpu")

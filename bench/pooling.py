@@ -32,7 +32,7 @@ from felga.search.segments import segment_max
 from felga.types import Boxes, DecodedImage
 
 SWEEP: tuple[tuple[str, str, int, float], ...] = (
-    *((f"lite{n}", "roi", side, 0.0) for n in (0, 1, 2) for side in (320, 384, 448)),
+    *((f"lite{n}", "roi", side, 0.0) for n in (0, 1, 2) for side in (384, 448, 512, 576)),
     *(("lite0", "roi", 384, pad) for pad in (0.1, 0.25)),
     ("lite0", "crop", 224, 0.0),
     ("lite2", "crop", 260, 0.0),
@@ -85,7 +85,7 @@ def main() -> None:
     truth = read_instances(annotations)
     rows = sorted(read_coco(annotations)["images"], key=lambda row: row["id"])[:: arguments.every]
     images = [read_image(arguments.root / "train2017" / row["file_name"], str(row["id"])) for row in rows]
-    regions = make_regions("graphseg+edgeboxes").propose(images, 10)
+    regions = make_regions("learned").propose(images, 10)
     boxes = [np.array([r.box for r in own], np.float32).reshape(-1, 4) for own in regions]
     contains = np.array(
         [

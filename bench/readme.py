@@ -214,8 +214,8 @@ def pooling() -> list[str]:
         "## One pass per image",
         "",
         f"`conse` on {found['images']} images ({found['dataset']}): discovery mAP in % and CPU time of encoding per image, all"
-        " regions in one pass (`roi`) or one pass per region (`crop`; `python bench/pooling.py`). The default is lite0, roi,"
-        " 448 px:",
+        " regions in one pass (`roi`) or one pass per region (`crop`; `python bench/pooling.py`). The default is lite2, roi,"
+        " 512 px:",
         "",
         "| network | pooling | side | padding | whole and regions | whole alone | regions alone | ms |",
         "|---|---|--:|--:|--:|--:|--:|--:|",

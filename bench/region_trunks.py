@@ -36,9 +36,9 @@ from felga.files import sha256_file
 from felga.indexing.options import Options
 from felga.indexing.parts import Parts
 from felga.models.arrays import read_arrays, write_arrays
-from felga.models.efficientnet import NETWORKS
+from felga.models.efficientnet import DEFAULT, NETWORKS
 from felga.proposals.learned import Learned
-from felga.proposals.region_head import NETWORK, RegionHead, weights_of
+from felga.proposals.region_head import RegionHead, weights_of
 from felga.proposals.region_training import BATCH, Training, to_learn
 from felga.proposals.region_views import Views
 from felga.search.average_precision import metrics
@@ -86,7 +86,7 @@ def train(trunks: str, seed: int, files: CocoFiles, views: Views, weights: Path)
         run.one_epoch(say)
     about = {
         "supervision": "boxes of train2017 but every seventh image, no class names",
-        "network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]},
+        "network": {"name": DEFAULT, "weights": NETWORKS[DEFAULT].sha256},
         "instances": sha256_file(files.instances),
         "cpu_seconds": round(time.process_time() - start),
     }

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from felga.adapt.adapted_head import AdaptedHead
 from felga.encoders.conse import Conse, unit
+from felga.models.efficientnet import DEFAULT
 from felga.types import Boxes, DecodedImage, RegionFeatures, Vectors
 
 SHARPNESS = 2.0
@@ -40,7 +41,7 @@ def adapted(
         As of :class:`AdaptedHead` and of :func:`felga.encoders.conse.conse`.
     """
     head = AdaptedHead(argument, "encoder", device)
-    return AdaptedConse(head, Conse("lite0", device=device, batch_size=batch_size, pooling=pooling))
+    return AdaptedConse(head, Conse(DEFAULT, device=device, batch_size=batch_size, pooling=pooling))
 
 
 class AdaptedConse:

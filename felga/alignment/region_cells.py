@@ -17,10 +17,9 @@ from felga.corpus.decode import read_image
 from felga.encoders.inputs import scaled_boxes
 from felga.encoders.one_pass import roi_align
 from felga.files import storage_errors, write_whole
-from felga.models.efficientnet import CHANNELS, NETWORKS, STRIDE, shared_trunk
+from felga.models.efficientnet import CHANNELS, DEFAULT, NETWORKS, STRIDE, shared_trunk
 from felga.types import Boxes, DecodedImage, Progress
 
-NETWORK = "lite0"
 BINS, SAMPLES = 7, 2  # per side; RoIAlign's samples per bin and side
 CELLS = BINS * BINS
 SAVED_EVERY = 50  # images
@@ -40,7 +39,7 @@ def region_cells(image: DecodedImage, boxes: Boxes, device: torch.device) -> Ten
     Raises:
         BadInputError: a box is not finite.
     """
-    seen = shared_trunk(NETWORK, device).maps(image).last
+    seen = shared_trunk(DEFAULT, device).maps(image).last
     height, width = (STRIDE * cells for cells in seen.shape[1:])
     rois = torch.from_numpy(scaled_boxes(image, boxes, height, width)).to(seen.device)
     with torch.inference_mode():
@@ -58,10 +57,10 @@ def places(image: DecodedImage, boxes: Boxes) -> npt.NDArray[np.float32]:
 
 def cell_settings() -> dict[str, Any]:
     """Json values: what decides the map of a region, beside the code."""
-    settings = shared_trunk(NETWORK, torch.device("cpu")).settings()
+    settings = shared_trunk(DEFAULT, torch.device("cpu")).settings()
     return {
-        "network": NETWORK,
-        "weights": NETWORKS[NETWORK][0],
+        "network": DEFAULT,
+        "weights": NETWORKS[DEFAULT].sha256,
         "pass": settings,
         "bins": BINS,
         "samples": SAMPLES,

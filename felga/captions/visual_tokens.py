@@ -1,7 +1,7 @@
 """Visual tokens: the last map of a frozen network, pooled to a grid (MIC21Summarizer, Eq. 1-3).
 
 The paper reads ``p6`` of a Mask R-CNN, 256 channels pooled to 16 x 16. Here it is the map that conse reads:
-1,280 channels of EfficientNet-Lite0, such as 10 x 14 cells of an image of 3:4, pooled to 6 x 6.
+1,280 channels of EfficientNet-Lite, such as 12 x 16 cells of an image of 4:3, pooled to 6 x 6.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from felga.corpus.decode import read_image
 from felga.files import write_whole
-from felga.models.efficientnet import CHANNELS, NETWORKS, shared_trunk
+from felga.models.efficientnet import CHANNELS, DEFAULT, NETWORKS, shared_trunk
 from felga.types import DecodedImage, Progress
 
-NETWORK = "lite0"
 GRID = 6
 TOKENS = GRID * GRID
 _SIZE = 2 * TOKENS * CHANNELS  # bytes of an image
@@ -30,7 +29,7 @@ _SIZE = 2 * TOKENS * CHANNELS  # bytes of an image
 
 def visual_tokens(image: DecodedImage, device: torch.device) -> npt.NDArray[np.float16]:
     """(36, 1280) float16, row by row; one pass of the network, shared with conse and the region head."""
-    seen = shared_trunk(NETWORK, device).maps(image).last
+    seen = shared_trunk(DEFAULT, device).maps(image).last
     pooled = F.adaptive_avg_pool2d(seen.float()[None], GRID)[0]
     tokens: npt.NDArray[np.float16] = pooled.flatten(1).T.half().cpu().numpy()
     return tokens
@@ -38,7 +37,7 @@ def visual_tokens(image: DecodedImage, device: torch.device) -> npt.NDArray[np.f
 
 def visual_settings() -> dict[str, Any]:
     """Json values: what decides the tokens of an image, beside the code."""
-    return {"network": NETWORK, "weights": NETWORKS[NETWORK][0], "grid": GRID}
+    return {"network": DEFAULT, "weights": NETWORKS[DEFAULT].sha256, "grid": GRID}
 
 
 class Projection(nn.Module):

@@ -32,6 +32,7 @@ from felga.models.cache import VectorCache
 from felga.models.device import pick_device
 from felga.models.efficientnet import (
     CHANNELS,
+    DEFAULT,
     MEAN,
     NETWORKS,
     STD,
@@ -53,26 +54,26 @@ VERSION = 2
 
 
 def conse(weights: str, *, device: str = "auto", batch_size: int = 32, pooling: str | None = None) -> Encoder:
-    """The encoder ``conse`` (which is ``conse:lite0``), ``conse:lite1`` or ``conse:lite2``.
+    """The encoder ``conse`` (which is ``conse:lite2``), ``conse:lite0`` or ``conse:lite1``.
 
     Args:
-        weights: the network, ``lite0`` by default.
+        weights: the network, ``lite2`` by default.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; half precision on a GPU.
         batch_size: crops, or images in one pass on a GPU, per forward pass.
-        pooling: ``roi`` (default): one pass per image, whose longer side becomes 448 pixels, and RoIAlign
+        pooling: ``roi`` (default): one pass per image, whose longer side becomes 512 pixels, and RoIAlign
             per region; ``crop``: one pass per region, at the side that the network was trained with.
 
     Raises:
         BadInputError: no such network or pooling, or ``batch_size`` is below 1.
         MissingError: no such device.
     """
-    return Conse(weights or "lite0", device=device, batch_size=batch_size, pooling=pooling)
+    return Conse(weights or DEFAULT, device=device, batch_size=batch_size, pooling=pooling)
 
 
 def found() -> Iterator[tuple[str, Path]]:
     """The names whose packages are installed, each with its weight files."""
     for network in NETWORKS:
-        name = "conse" if network == "lite0" else f"conse:{network}"
+        name = "conse" if network == DEFAULT else f"conse:{network}"
         try:
             yield name, weights_file(network)
         except MissingError:  # not installed
@@ -95,7 +96,7 @@ class Conse:
         self.device = pick_device(device)
         self.network = network
         self._trunk = shared_trunk(network, self.device)
-        side = NETWORKS[network][1]
+        side = NETWORKS[network].side
         mean, std = (MEAN / 255,) * 3, (STD / 255,) * 3
         preprocessing = Preprocessing((side, side), "squash", mean, std, interpolation="bilinear")
         self._crops = Crops(preprocessing, batch_size, self.device, self._trunk.dtype, DIM)
@@ -105,7 +106,7 @@ class Conse:
     @property
     def name(self) -> str:
         """``conse`` or ``conse:NETWORK``."""
-        return "conse" if self.network == "lite0" else f"conse:{self.network}"
+        return "conse" if self.network == DEFAULT else f"conse:{self.network}"
 
     @property
     def dim(self) -> int:
@@ -210,7 +211,7 @@ class Conse:
                 network = (
                     self._trunk.module
                     if self.pooling == "roi"
-                    else load_network(self.network, NETWORKS[self.network][1], self.device, self._trunk.dtype)
+                    else load_network(self.network, NETWORKS[self.network].side, self.device, self._trunk.dtype)
                 )
                 self._loaded = network, class_vectors(self.device)
             return self._loaded

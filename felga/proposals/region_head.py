@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from felga.models.efficientnet import STRIDES
+from felga.models.efficientnet import DEFAULT, NETWORKS, STRIDES
 
-NETWORK = "lite0"
-CHANNELS = (40, 112, 320)  # of its maps at these strides
+CHANNELS = NETWORKS[DEFAULT].channels
 WIDTH = 96
 DEPTH = 2  # blocks of a tower
 

@@ -20,9 +20,9 @@ from felga.errors import BadInputError
 from felga.files import canonical, sha256_file, shown
 from felga.models.arrays import write_arrays
 from felga.models.device import pick_device
-from felga.models.efficientnet import NETWORKS
+from felga.models.efficientnet import DEFAULT, NETWORKS
 from felga.models.resumable import Descent, Resumable, prefixed, training_folder
-from felga.proposals.region_head import NETWORK, RegionHead, points_of, weights_of
+from felga.proposals.region_head import RegionHead, points_of, weights_of
 from felga.proposals.region_loss import sums, total
 from felga.proposals.region_views import SIDES, Objects, View, Views
 from felga.types import Progress
@@ -71,7 +71,7 @@ def train_regions(
     origin: dict[str, Any] = {"supervision": supervision, "instances": sha256_file(instances)}
     origin |= {"images": len(rows), "boxes": sum(len(own.objects) for own in boxes.values())}
     origin |= {"classes": None if classes is None else sorted(classes), "epochs": epochs, "seed": seed}
-    origin |= {"network": {"name": NETWORK, "weights": NETWORKS[NETWORK][0]}, "sides": list(SIDES)}
+    origin |= {"network": {"name": DEFAULT, "weights": NETWORKS[DEFAULT].sha256}, "sides": list(SIDES)}
     origin = canonical(origin)
     with training_folder(out, origin, resume=resume) as work:
         views = Views(work)

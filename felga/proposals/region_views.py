@@ -15,8 +15,8 @@ from torch import Tensor
 
 from felga.corpus.coco import Instances
 from felga.corpus.decode import read_image
-from felga.models.efficientnet import LONGER_SIDE, STRIDES, Trunk
-from felga.proposals.region_head import CHANNELS, NETWORK
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE, STRIDES, Trunk
+from felga.proposals.region_head import CHANNELS
 from felga.types import Box, Boxes, DecodedImage, Progress
 
 SIDES = (LONGER_SIDE, 384)  # longer sides of the views, in pixels; each also mirrored
@@ -84,7 +84,7 @@ class Views:
             entries = []
         for image_id, sizes in entries:
             self._add(image_id, sizes)
-        trunks = [Trunk(NETWORK, device, side) for side in SIDES]
+        trunks = [Trunk(DEFAULT, device, side) for side in SIDES]
         with self._maps.open("ab") as maps, self._list.open("ab") as listed:
             maps.truncate(2 * self._end)
             listed.truncate(sum(map(len, lines[: len(entries)])))

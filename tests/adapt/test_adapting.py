@@ -12,7 +12,7 @@ from felga.adapt.examples import read_task
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError, NotFoundError
 from felga.models.arrays import read_arrays
-from felga.models.efficientnet import NETWORKS
+from felga.models.efficientnet import DEFAULT, NETWORKS
 from felga.registry import make_regions
 from tests.cli.calls import call
 
@@ -25,7 +25,7 @@ def test_the_file_says_what_it_knows_and_whose_boxes_it_saw(file):
     assert about["classes"] == ["striped crate", "buoy"]
     assert (about["supervision"], about["boxes"], about["images"]) == (SUPERVISION, 12, 12)
     assert (about["seed"], about["epochs"], about["regions"]) == (0, 3, "learned")
-    assert about["frozen"]["features"]["weights"]["efficientnet-lite"] == NETWORKS["lite0"][0]
+    assert about["frozen"]["features"]["weights"]["efficientnet-lite"] == NETWORKS[DEFAULT].sha256
     assert not file.with_name(file.name + ".training").exists()
 
 

@@ -13,7 +13,7 @@ from felga.alignment.region_texts import read_region_texts
 from felga.captions.captioner import CaptionNet, write_captioner
 from felga.errors import BadInputError, NotFoundError
 from felga.models.arrays import read_arrays, write_arrays
-from felga.models.efficientnet import shared_trunk, working_size
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE, shared_trunk, working_size
 from felga.registry import make_encoder
 from felga.testing.encoder import IMAGES, boxes, noise
 from tests.alignment.made import random_model, tiny_captioner, tiny_coco
@@ -45,8 +45,8 @@ class TestAligned(LazyContract):
 def test_cells_are_torchvisions_roi_align_of_the_last_map():
     image = noise(120, 80, 3)
     rows = boxes((8, 8, 60, 70), image.whole)
-    seen = shared_trunk("lite0", CPU).maps(image).last
-    height, width = working_size(80, 120, 448)
+    seen = shared_trunk(DEFAULT, CPU).maps(image).last
+    height, width = working_size(80, 120, LONGER_SIDE)
     scaled = torch.from_numpy(rows) * torch.tensor([width / 120, height / 80] * 2)
     expected = roi_align(seen[None], [scaled], (7, 7), 1 / 32, 2, aligned=True)  # (2, 1280, 7, 7)
     found = region_cells(image, rows, CPU)

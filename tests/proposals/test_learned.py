@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 from felga.corpus.decode import read_image
 from felga.errors import BadInputError, NotFoundError
 from felga.models.arrays import read_arrays, write_arrays
-from felga.models.efficientnet import shared_trunk
+from felga.models.efficientnet import DEFAULT, shared_trunk
 from felga.proposals import learned as module
 from felga.proposals.learned import PACKAGED, Learned, learned
 from felga.proposals.region_head import RegionHead, weights_of
@@ -72,7 +72,7 @@ def test_the_quality_of_any_box_is_that_of_the_predictions_it_covers():
 
 def test_the_encoder_and_the_proposer_share_one_pass(monkeypatch):
     image = scene(200, 150, 9)
-    trunk = shared_trunk("lite0", torch.device("cpu"))
+    trunk = shared_trunk(DEFAULT, torch.device("cpu"))
     passes = []
     run = type(trunk)._run
     monkeypatch.setattr(type(trunk), "_run", lambda self, own: passes.append(own.image_id) or run(self, own))
