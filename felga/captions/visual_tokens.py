@@ -37,7 +37,8 @@ def visual_tokens(image: DecodedImage, device: torch.device) -> npt.NDArray[np.f
 
 def visual_settings() -> dict[str, Any]:
     """Json values: what decides the tokens of an image, beside the code."""
-    return {"network": DEFAULT, "weights": NETWORKS[DEFAULT].sha256, "grid": GRID}
+    settings = shared_trunk(DEFAULT, torch.device("cpu")).settings()
+    return {"network": DEFAULT, "weights": NETWORKS[DEFAULT].sha256, "pass": settings, "grid": GRID}
 
 
 class Projection(nn.Module):

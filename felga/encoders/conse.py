@@ -211,7 +211,9 @@ class Conse:
                 network = (
                     self._trunk.module
                     if self.pooling == "roi"
-                    else load_network(self.network, NETWORKS[self.network].side, self.device, self._trunk.dtype)
+                    else load_network(
+                        self.network, NETWORKS[self.network].side, self.device, self._trunk.dtype
+                    )
                 )
                 self._loaded = network, class_vectors(self.device)
             return self._loaded

@@ -28,7 +28,6 @@ from felga.models.weights import check_weights
 from felga.types import DecodedImage
 
 
-
 class Network(NamedTuple):
     """A network of the family.
 
@@ -44,15 +43,9 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "lite0": Network(
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, (40, 112, 320)
-    ),
-    "lite1": Network(
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, (40, 112, 320)
-    ),
-    "lite2": Network(
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, (48, 120, 352)
-    ),
+    "lite0": Network("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, (40, 112, 320)),
+    "lite1": Network("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, (40, 112, 320)),
+    "lite2": Network("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, (48, 120, 352)),
 }
 DEFAULT = "lite2"  # what conse, regions, captions and alignment see an image through, in one pass
 CHANNELS = 1280  # of the last map, in every network
