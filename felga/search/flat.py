@@ -33,6 +33,7 @@ LARGE = 100_000
 _HEADER = struct.Struct("<4siqqqBiiifQQQQ")
 """Type, d, n, two unused numbers, trained, metric; of the quantizer: type, range (two), d, bytes of a vector,
 numbers trained; bytes of all vectors."""
+_COUNT, _BYTES = 2, -1  # among them: n, and the bytes of all vectors
 _TYPE, _INNER_PRODUCT, _HALF = b"IxSQ", 0, faiss.ScalarQuantizer.QT_fp16
 _ROWS = 2048  # turned into single precision at once: 4 MiB of 512 dimensions, which the cache holds
 _GATHERED = 1024  # fragments gathered at once: memory does not grow with their number
@@ -42,12 +43,22 @@ _HALF_ROUNDING = 2.0**-11  # how far a cosine may lie from the nearest number of
 
 def write_piece(blocks: Iterable[Vectors], dim: int, path: Path) -> None:
     """Write a FAISS ``IndexScalarQuantizer`` (half precision, inner product) of blocks (n, dim): whole or not
-    at all."""
-    piece = faiss.IndexScalarQuantizer(dim, _HALF, faiss.METRIC_INNER_PRODUCT)
-    for vectors in blocks:
-        piece.add(np.ascontiguousarray(vectors, np.float32))
-    part = part_of(path)
-    faiss.write_index(piece, str(part))
+    at all.
+
+    The blocks go to the disk one by one: FAISS would collect them in memory, and double it when that is full.
+    """
+    none = faiss.IndexScalarQuantizer(dim, _HALF, faiss.METRIC_INNER_PRODUCT)
+    empty = faiss.serialize_index(none).tobytes()
+    head = list(_HEADER.unpack(empty))
+    part, count = part_of(path), 0
+    with part.open("wb") as file:
+        file.write(empty)
+        for vectors in blocks:
+            file.write(np.ascontiguousarray(vectors, np.float16).data)
+            count += len(vectors)
+        head[_COUNT], head[_BYTES] = count, 2 * dim * count
+        file.seek(0)
+        file.write(_HEADER.pack(*head))
     publish(part, path)
 
 

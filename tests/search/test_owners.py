@@ -284,8 +284,9 @@ def test_a_file_that_contradicts_its_header_is_refused_before_it_is_read(tmp_pat
 def test_a_file_is_read_by_faiss_alike(tmp_path):
     rng = np.random.default_rng(7)
     vectors, queries = unit(rng, 300), unit(rng, 2)
-    searcher = build(tmp_path, vectors, 300)
-    (path,) = tmp_path.glob("*.faiss")
+    path = tmp_path / "x.faiss"
+    write_piece([vectors[:120], vectors[120:]], vectors.shape[1], path)
+    searcher = FlatSearcher([path], vectors.shape[1], 300)
     products, rows = faiss.read_index(str(path)).search(queries, 300)
     own = searcher.products(queries, 0, 300)
     np.testing.assert_allclose(np.take_along_axis(own.T, rows, 1), products, atol=1e-6)
