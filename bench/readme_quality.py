@@ -199,7 +199,8 @@ def region_trunks() -> list[str]:
         f" without class names, {found['steps']:,} steps, mean of seeds {', '.join(one['seeds'])} ± standard deviation, in %"
         " (`python bench/region_trunks.py`). Meaning is that of the frozen encoder, so it shares nothing with the IoU in either:"
         " ObjEmbed's two tokens, for meaning and for IoU, are apart here from the start. Columns but recall count meaning and"
-        " quality, as `felga bench coco` does in its rows *quality*.",
+        " quality, as `felga bench coco` does in its rows *quality*. Measured on the maps of Lite0 at 448 pixels, the default"
+        " before Lite2 at 512.",
         "",
         "| judged on | trunks | " + " | ".join(TRUNK_MEASURES.values()) + " |",
         "|---|---|" + "--:|" * len(TRUNK_MEASURES),

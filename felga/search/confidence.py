@@ -29,20 +29,20 @@ LEAST = 1e-6  # a standard deviation that is smaller is as good as none
 SURE = 0.95
 """The confidence that an answer needs: at most 5 % of the queries for absent things reach it."""
 RAREST = 1e-4  # share of queries for absent things; beyond it nothing is known
-WEIGHTS = np.array([1.1983, 0.5515, -0.0385, 0.1131, 0.3846, -0.0826, -0.5949])
+WEIGHTS = np.array([0.8426, 0.6892, 0.2273, 0.1904, 0.8624, -0.485, -0.6347])
 """Of the six numbers of :class:`Evidence`, and the constant."""
 TAIL: Sequence[tuple[float, float]] = (
-    (2.669, 0.005),
-    (2.331, 0.01),
-    (1.739, 0.02),
-    (1.42, 0.03),
-    (0.762, 0.05),
-    (0.449, 0.07),
-    (0.087, 0.1),
-    (-0.423, 0.15),
-    (-0.866, 0.2),
-    (-1.736, 0.3),
-    (-2.974, 0.4),
+    (2.922, 0.005),
+    (2.604, 0.01),
+    (1.701, 0.02),
+    (1.251, 0.03),
+    (0.83, 0.05),
+    (0.517, 0.07),
+    (0.088, 0.1),
+    (-0.548, 0.15),
+    (-1.031, 0.2),
+    (-1.96, 0.3),
+    (-3.418, 0.4),
 )
 """(sum of evidence, share of the queries for absent things that reach it), from the highest sum down."""
 
