@@ -11,14 +11,14 @@ from PIL import Image
 from tests.cli.calls import call
 
 
-def test_concepts_of_an_index_and_their_sheet(capsys, demo, tmp_path):
-    words = ["concepts", "--index", demo[0], "-k", 2]
+def test_concepts_of_an_index_and_their_sheet(capsys, believed, tmp_path):
+    words = ["concepts", "--index", believed, "-k", 2]
     out, err = call(capsys, *words, "--format", "json", "--save-viz", tmp_path / "new" / "concepts.png")
     found = json.loads(out)
     assert 1 <= len(found) <= 2
     assert set(found[0]) == {"name", "images", "regions", "exemplars"}
     assert set(found[0]["exemplars"][0]) == {"image_id", "path", "box", "score", "quality"}
-    assert "no FENet" in err
+    assert "no FENet" not in err
     assert "concepts.png" in err
     with Image.open(tmp_path / "new" / "concepts.png") as sheet:
         assert sheet.height > 100 * len(found)
@@ -27,6 +27,10 @@ def test_concepts_of_an_index_and_their_sheet(capsys, demo, tmp_path):
     assert "top must be at least 1" in err
     _, err = call(capsys, *words, "--save-viz", tmp_path / "a.txt", code=2)
     assert "name an image file" in err
+
+
+def test_concepts_without_a_fenet_are_rough(capsys, demo):
+    assert "no FENet" in call(capsys, "concepts", "--index", demo[0])[1]
 
 
 def test_findings_of_an_index(capsys, demo):

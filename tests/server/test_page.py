@@ -118,7 +118,7 @@ def test_a_file_is_searched_by(page, demo):
     panel = page.get_by_role("dialog")
     expect(panel.locator("#similar .hit").first).to_contain_text("scene-03.png")
     expect(panel.locator("mark").first).to_be_visible()
-    panel.get_by_label("Box").fill("10, 20, 200, 300")
+    panel.get_by_role("textbox", name="Box").fill("10, 20, 200, 300")
     panel.get_by_role("button", name="Look").click()
     expect(panel.get_by_role("button", name="Whole image")).to_be_enabled()
     expect(panel.locator("#similar .hit")).to_have_count(12)
