@@ -40,7 +40,7 @@ def test_the_least_sure_term_is_named(engine):
 
 
 def test_terms_that_are_sure_in_different_images_are_believed(engine):
-    hits, why = found(engine, "cat AND rocket")
+    hits, why = found(engine, "motorcycle AND coffee")
     assert hits[0].confidence < SURE
     assert why is None
 
