@@ -45,6 +45,7 @@ from felga.evaluation.split import GroundTruth
 from felga.fenet.checkpoint import load_fenet
 from felga.fenet.packaged import packaged
 from felga.models.arrays import read_about, write_arrays
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE
 from felga.registry import make_encoder, make_regions
 from felga.types import DecodedImage, Encoder, FeatureEncoder, Frozen, Region
 
@@ -257,6 +258,7 @@ def main() -> None:
     result = {
         "commit": commit(),
         "machine": machine(),
+        "network": {"name": DEFAULT, "side": LONGER_SIDE},
         "dataset": args.root.resolve().name,
         "images": {"train2017": len(read_coco(source.instances)["images"]), "val2017": len(test.ids)},
         "epochs": EPOCHS,

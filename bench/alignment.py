@@ -40,6 +40,7 @@ from felga.evaluation.results import commit, machine
 from felga.fenet.checkpoint import load_fenet
 from felga.fenet.packaged import packaged
 from felga.files import sha256_file
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE
 from felga.models.minilm import minilm
 from felga.proposals.learned import learned
 
@@ -293,6 +294,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(),
+        "network": {"name": DEFAULT, "side": LONGER_SIDE},
         "captioner": {
             "sha256": sha256_file(args.captioner),
             "epochs": Decoding.of_captioner(args.captioner).source.get("epochs"),

@@ -39,6 +39,7 @@ from felga.corpus.coco import CocoCorpus, CocoFiles, coco_files
 from felga.evaluation.captioning import caption_scores, caption_words, cider
 from felga.evaluation.results import commit, machine
 from felga.models.arrays import read_about
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE
 from felga.models.minilm import minilm
 
 CPU = torch.device("cpu")
@@ -269,6 +270,7 @@ def main() -> None:
     result = {
         "commit": commit(),
         "machine": machine(),
+        "network": {"name": DEFAULT, "side": LONGER_SIDE},
         "dataset": args.root.resolve().name,
         "images": {"train2017": len(source.rows), "val2017": len(target.rows)},
         "captions": sum(map(len, source.references)),

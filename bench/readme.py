@@ -22,6 +22,7 @@ from readme_quality import (
     answers,
     fits,
     load,
+    network,
     percent,
     quality,
     quality_weight,
@@ -200,7 +201,7 @@ def proposals() -> list[str]:
         as_table(found["results"]).rstrip(),
         "",
         f"`learned` was trained on boxes of train2017, without class names. Classes that it has never seen, {unseen['dataset']}"
-        " (`python bench/unseen_classes.py`):",
+        f" (`python bench/unseen_classes.py`; through {network(unseen)}):",
         "",
         as_table(unseen["results"]).rstrip(),
         "",

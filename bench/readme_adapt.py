@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from readme_quality import load
+from readme_quality import load, network
 
 
 def adaptation() -> list[str]:
@@ -22,7 +22,8 @@ def adaptation() -> list[str]:
         " are pycocotools' for boxes with labels; before, each box of `learned` has the class name that is nearest to its"
         " conse vector. The mAP is object discovery's, by ten regions of `learned` and the whole image. With *three quarters*"
         " of the classes, every fourth is held out, and its boxes are background. MIC21Summarizer's paper re-trains the ROI"
-        " head of a Mask R-CNN on its own 700 classes and reports no AP: there is nothing to compare with.",
+        " head of a Mask R-CNN on its own 700 classes and reports no AP: there is nothing to compare with."
+        f" Images were seen through {network(found)}.",
         "",
         "| learned | | AP | AP50 | mAP, learned classes | mAP, held-out classes |",
         "|---|---|--:|--:|--:|--:|",

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from readme_quality import load
+from readme_quality import load, network
 
 Read = Callable[[dict[str, Any]], float]
 
@@ -97,7 +97,7 @@ def alignment() -> list[str]:
         f" on a held-out seventh of train2017. Mean of {seeds} seeds ± standard deviation; {found['epochs']} epochs,"
         f" {seconds} CPU seconds per training on maps that are kept, beside those of the captioner whose decoder is frozen,"
         f" trained for {found['captioner']['epochs']} epochs on captions of the same images"
-        " (`python bench/alignment.py`).",
+        f" (`python bench/alignment.py`). Images were seen through {network(found)}.",
         "",
         f"Region captions, by a beam of {found['beam']}, against the phrases of the box: BLEU-1 to 4 in %, CIDEr-D; and CIDEr-D on the"
         f" {test['matched']} boxes that a proposal of `learned` meets with an IoU ≥ 0.5, of the box itself and of the proposal:",

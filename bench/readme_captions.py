@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from readme_quality import load
+from readme_quality import load, network
 
 PAPER = {  # MIC21Summarizer, Table 1
     "MIC21Summarizer": (0.71, 0.53, 0.47, 0.39),
@@ -50,7 +50,8 @@ def captions() -> list[str]:
         " (sacrebleu) and CIDEr-D against all captions by people, lower case, without punctuation. *Finds its image*: in % of"
         " the captions, their own image is the first hit for them in an index of val2017, or among the first ten. Decoders:"
         f" mean of {len(of_seeds)} seeds ± standard deviation, {found['epochs']} epochs, {sum(of_seeds) / len(of_seeds) / 60:.0f}"
-        f" CPU minutes each, {found['megabytes']} MB (`python bench/captions.py`):",
+        f" CPU minutes each, {found['megabytes']} MB (`python bench/captions.py`)."
+        f" Images were seen through {network(found)}:",
         "",
         "| | BLEU-1 | 2 | 3 | 4 | CIDEr-D | finds its image, first | first ten |",
         "|---|" + "--:|" * 7,

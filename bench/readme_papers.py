@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from readme_quality import fits, load
+from readme_quality import fits, load, network
 
 
 def papers() -> list[str]:
     """One line for each thing that was taken from a paper."""
+    seen = {network(load(name)) for name in ("adapt", "captions", "alignment")}
     return [
         "| paper | reports | here | without | with |",
         "|---|---|---|--:|--:|",
@@ -18,7 +19,8 @@ def papers() -> list[str]:
         "On the test images of coco-mini, means of three seeds. The region head learned from boxes of train2017 without class"
         " names, `adapt` from boxes and class names, `align` from these and captions: no FELGA rows. The papers' figures are of"
         " other data and do not compare. Each part on its own: [docs/measured.md](docs/measured.md). Captions, tags and aligned"
-        " vectors are not good enough to ship; train them on data of your own.",
+        " vectors are not good enough to ship; train them on data of your own."
+        f" `adapt`, `caption` and `align` saw images through {' and '.join(sorted(seen))}.",
     ]
 
 

@@ -36,6 +36,12 @@ def load(name: str) -> dict[str, Any]:
     return data
 
 
+def network(found: dict[str, Any]) -> str:
+    """What images were seen through: ``Lite2 at 512 pixels``. Files from before they said so saw by Lite0."""
+    own = found.get("network", {"name": "lite0", "side": 448})
+    return f"{own['name'].capitalize()} at {own['side']} pixels"
+
+
 def percent(entry: dict[str, Any]) -> str:
     """mAP and its standard deviation over the seeds: ``45.8 ± 0.2``."""
     std = f" ± {100 * entry['map_std']:.1f}" if entry.get("map_std") is not None else ""
@@ -199,8 +205,8 @@ def region_trunks() -> list[str]:
         f" without class names, {found['steps']:,} steps, mean of seeds {', '.join(one['seeds'])} ± standard deviation, in %"
         " (`python bench/region_trunks.py`). Meaning is that of the frozen encoder, so it shares nothing with the IoU in either:"
         " ObjEmbed's two tokens, for meaning and for IoU, are apart here from the start. Columns but recall count meaning and"
-        " quality, as `felga bench coco` does in its rows *quality*. Measured on the maps of Lite0 at 448 pixels, the default"
-        " before Lite2 at 512.",
+        " quality, as `felga bench coco` does in its rows *quality*."
+        f" The maps are those of {network(found)}.",
         "",
         "| judged on | trunks | " + " | ".join(TRUNK_MEASURES.values()) + " |",
         "|---|---|" + "--:|" * len(TRUNK_MEASURES),

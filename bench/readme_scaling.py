@@ -47,9 +47,23 @@ def growth() -> list[str]:
     return [
         *lines,
         "",
+        _memory(),
+        "",
         f"Slopes (least squares): {1e3 * per_image:.2f} ms of indexing beside encoding and {1e6 * sync:.0f} µs of an unchanged"
         f" sync for each image; {per_region:,.0f} bytes on disk for each region, {per_dim:.1f} of them for each dimension.",
     ]
+
+
+def _memory() -> str:
+    """Peak memory of indexing with the default encoder, by images."""
+    parts = [
+        f"{row['peak_own_mib']:,} MiB for {row['images']:,} images ({row['peak_mib']:,} with mapped pages)"
+        for row in load("flat_memory")["rows"]
+    ]
+    return (
+        "Peak memory of indexing images alone with the default encoder (`python bench/flat_memory.py --corpus IMAGES`): the"
+        f" process's own {', '.join(parts)}. The kernel takes mapped pages of the index's files back when it needs them."
+    )
 
 
 def millions() -> list[str]:

@@ -36,7 +36,7 @@ from felga.files import sha256_file
 from felga.indexing.options import Options
 from felga.indexing.parts import Parts
 from felga.models.arrays import read_arrays, write_arrays
-from felga.models.efficientnet import DEFAULT, NETWORKS
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE, NETWORKS
 from felga.proposals.learned import Learned
 from felga.proposals.region_head import RegionHead, weights_of
 from felga.proposals.region_training import BATCH, Training, to_learn
@@ -162,6 +162,7 @@ def main() -> None:
     result = {
         "commit": commit(),
         "machine": machine(),
+        "network": {"name": DEFAULT, "side": LONGER_SIDE},
         "dataset": args.root.resolve().name,
         "images": {"trained": len(rows), **{name: len(own.read_text().split()) for name, own in ids.items()}},
         "epochs": EPOCHS,

@@ -18,6 +18,7 @@ import torch
 from felga.corpus.coco import coco_files, read_coco, read_instances
 from felga.evaluation.proposal_recall import as_table, measure
 from felga.evaluation.results import commit, machine
+from felga.models.efficientnet import DEFAULT, LONGER_SIDE
 from felga.proposals.region_training import train_regions
 from felga.registry import make_regions
 
@@ -60,6 +61,7 @@ def main() -> None:
     result = {
         "commit": commit(),
         "machine": machine(),
+        "network": {"name": DEFAULT, "side": LONGER_SIDE},
         "dataset": f"{args.root.resolve().name} val2017, boxes of {len(unseen)} classes",
         "classes": sorted(set(classes) - set(seen)),
         "results": rows,
