@@ -46,7 +46,7 @@ bench: .venv/test runs/locust/bin/locust
 	$(BIN)/python bench/audit.py --root $(COCO)
 	$(BIN)/python bench/breakdown.py --root $(COCO)
 	$(BIN)/python bench/localisation.py --root $(COCO)
-	$(BIN)/python bench/pooling.py --root $(COCO) --every 3
+	$(BIN)/python bench/pooling.py --root $(COCO) --every 6
 	$(BIN)/python bench/answers.py --root $(COCO)
 	$(BIN)/python bench/serving.py --corpus $(COCO)/val2017 --locust runs/locust/bin/locust
 	$(BIN)/python bench/duplicates.py --root $(COCO)

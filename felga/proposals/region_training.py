@@ -1,7 +1,7 @@
 """Training the region head on boxes in COCO's format: without class names, resumable, deterministic.
 
 The frozen network sees each image in four views (two sizes, each also mirrored). Its maps are kept in half
-precision beside the weights to be written, up to 2 MB per image, and removed when the training is done.
+precision beside the weights to be written, up to 3 MB per image, and removed when the training is done.
 """
 
 from __future__ import annotations

@@ -178,7 +178,9 @@ class _Search:
             rows = rows[self.allowed[rows]]
         rows = np.sort(rows)  # they are read in the order in which they lie
         products = self.searcher.products_of(query, rows)
-        positions, first = np.unique(np.searchsorted(self.offsets, rows, side="right") - 1, return_index=True)
+        owned = np.searchsorted(self.offsets, rows, side="right") - 1
+        first = np.flatnonzero(np.diff(owned, prepend=-1))  # they rise, so nothing is to be sorted again
+        positions = owned[first]
         if not len(positions):
             return []
         highest = np.maximum.reduceat(products, first) + np.float32(self.searcher.error(query[None]))
